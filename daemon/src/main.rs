@@ -1,0 +1,2 @@
+//! posternd
+fn main() {}

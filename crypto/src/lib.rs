@@ -1,1 +1,3 @@
-//! crypto
+//! The one room where cryptographic libraries are touched.
+
+pub mod ke;

@@ -179,7 +179,7 @@ impl FromStr for Identity {
 
 fn parse_hex(text: &str) -> Result<Vec<u8>, IdentityError> {
     let bad = || IdentityError::Hex(text.to_owned());
-    if text.is_empty() || text.len() % 2 != 0 || !text.is_ascii() {
+    if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {
         return Err(bad());
     }
     (0..text.len())

@@ -1,3 +1,4 @@
 //! The one room where cryptographic libraries are touched.
 
+pub mod aead;
 pub mod ke;

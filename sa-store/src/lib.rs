@@ -3,6 +3,8 @@
 //! Nothing here reads a clock, opens a socket or draws randomness: time and random numbers are
 //! parameters, so that the same code runs in the daemon and in the simulator.
 
+pub mod live;
+pub mod replay;
 mod types;
 
 pub use types::{

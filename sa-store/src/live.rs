@@ -62,7 +62,7 @@ pub enum LimitReached {
     Bytes = 1,
     /// Packets.
     Packets = 2,
-    /// Sequence numbers (soft: seven eighths used; hard: none left).
+    /// Sequence numbers (soft: three quarters used; hard: none left).
     Sequence = 3,
     /// Age: said by whoever has a clock, see [`LiveSa::stop`].
     Time = 4,
@@ -168,10 +168,10 @@ impl SequenceCounter {
         self.next.fetch_max(next.min(self.last + 1), Ordering::AcqRel);
     }
 
-    /// Whether seven eighths of the numbers are used: time for a rekey.
+    /// Whether three quarters of the numbers are used: time for a rekey.
     #[must_use]
     pub fn is_soft_exhausted(&self) -> bool {
-        self.next() > self.last - self.last / 8
+        self.next() > self.last - self.last / 4
     }
 
     /// Whether no number is left.

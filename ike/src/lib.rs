@@ -11,3 +11,4 @@ pub mod event;
 pub mod input;
 pub mod output;
 pub mod view;
+pub mod wire;

@@ -5,13 +5,15 @@
 //! seconds and is a functional peer, not a fast one.
 //!
 //! ```text
-//!   namespace of the gateway            namespace of the peer
-//!   posternd -- veth ------------------ bridge -- tap -- qemu [ eth0  charon, kernel ESP  dummy0 ]
+//!                     namespace of the gateway it stands for
+//!   wire -- veth out -- bridge -- tap -- [ eth0   charon, kernel ESP   eth1 ] -- tap -- bridge -- veth in -- client
 //! ```
 //!
 //! Jobs travel over a virtio port, not over its network, so that a broken tunnel can be looked at
 //! from inside.
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,8 +23,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::command::{Finished, Process, require, run, tail};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, ensure};
+use crate::lab::Gateway;
 use crate::netns::Namespace;
+use crate::spec::Tunnel;
+use crate::strongswan::{self, connections};
+use crate::topology::{Family, Network, Side};
 use crate::wait::until;
 
 /// Emulation shares the machine with the rest of the test run.
@@ -37,26 +43,24 @@ static NEXT_GUEST: AtomicU32 = AtomicU32::new(1);
 /// A running guest. It is ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
-    qemu: Process,
-    port: BufReader<UnixStream>,
+    qemu: RefCell<Process>,
+    port: RefCell<BufReader<UnixStream>>,
     folder: PathBuf,
     kernel: String,
 }
 
-/// What a guest's interface and its inner network are called, once [`Guest::network`] ran.
+/// One network interface of a guest: `eth0`, `eth1` and so on in the order given.
 #[derive(Debug, Clone, Copy)]
-pub struct Addresses<'a> {
-    /// Addresses with prefix lengths of `eth0`, the wire side.
-    pub outer: &'a [&'a str],
-    /// Addresses with prefix lengths of `dummy0`, the protected side.
-    pub inner: &'a [&'a str],
-    /// Default gateways: the way back to the peer's protected networks.
-    pub gateways: &'a [&'a str],
+pub struct Interface<'a> {
+    /// The bridge in the guest's namespace that it is attached to.
+    pub bridge: &'a str,
+    /// Addresses with prefix lengths.
+    pub addresses: &'a [&'a str],
 }
 
 impl Guest {
-    /// Boots a guest whose `eth0` is attached to `bridge` in `namespace`, and waits for it.
-    pub fn boot(namespace: &Namespace, bridge: &str) -> Outcome<Self> {
+    /// Boots a guest with these interfaces in `namespace`, and waits until it takes jobs.
+    pub fn boot(namespace: &Namespace, interfaces: &[Interface<'_>]) -> Outcome<Self> {
         require("qemu-system-x86_64").map_err(|_| {
             Failure::new(
                 "qemu-system-x86_64 is not installed: install the Debian package \
@@ -67,53 +71,34 @@ impl Guest {
         let number = NEXT_GUEST.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("pt-{}-guest{number}", std::process::id()));
         fs::create_dir_all(&folder)?;
-
-        let tap = format!("tap{number}");
-        namespace.ip_lines(&format!(
-            "tuntap add {tap} mode tap\n link set {tap} master {bridge}\n link set {tap} up"
-        ))?;
-
         let socket = folder.join("port");
-        let kernel = image.join("vmlinuz").display().to_string();
-        let initrd = image.join("initrd").display().to_string();
-        let console = format!("file:{}", folder.join("console").display());
-        let netdev = format!("tap,id=wire,ifname={tap},script=no,downscript=no");
-        let device = format!("virtio-net-pci,netdev=wire,mac=52:54:00:70:74:{number:02x}");
-        let chardev = format!("socket,id=jobs,path={},server=on,wait=off", socket.display());
-        let argv = namespace.inside(&[
-            "qemu-system-x86_64",
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-m",
-            "512",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-kernel",
-            &kernel,
-            "-initrd",
-            &initrd,
-            "-append",
-            "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on",
-            "-serial",
-            &console,
-            "-netdev",
-            &netdev,
-            "-device",
-            &device,
-            "-device",
-            "virtio-serial-pci",
-            "-chardev",
-            &chardev,
-            "-device",
-            "virtserialport,chardev=jobs,name=postern.job",
-            "-device",
-            "virtio-rng-pci",
-        ]);
+
+        let mut argv: Vec<String> =
+            namespace.inside(&["qemu-system-x86_64"]).into_iter().map(str::to_owned).collect();
+        let mut add = |words: &str| argv.extend(words.split(' ').map(str::to_owned));
+        add("-accel tcg,thread=multi -cpu max -m 512 -nodefaults -no-user-config");
+        add("-display none -no-reboot -device virtio-serial-pci -device virtio-rng-pci");
+        add("-device virtserialport,chardev=jobs,name=postern.job");
+        add(&format!("-chardev socket,id=jobs,path={},server=on,wait=off", socket.display()));
+        add(&format!("-serial file:{}", folder.join("console").display()));
+        add(&format!("-kernel {}", image.join("vmlinuz").display()));
+        add(&format!("-initrd {}", image.join("initrd").display()));
+        for (index, interface) in interfaces.iter().enumerate() {
+            let tap = format!("tap{number}-{index}");
+            namespace.ip_lines(&format!(
+                "tuntap add {tap} mode tap
+                 link set {tap} master {} up",
+                interface.bridge
+            ))?;
+            add(&format!("-netdev tap,id=net{index},ifname={tap},script=no,downscript=no"));
+            add(&format!(
+                "-device virtio-net-pci,netdev=net{index},mac=52:54:00:70:{index:02x}:{number:02x}"
+            ));
+        }
+        // The kernel's command line is one word to qemu.
+        argv.push("-append".to_owned());
+        argv.push("console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on".to_owned());
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut qemu = Process::start("the guest", &argv, &[], &folder.join("qemu.log"))?;
 
         let stream = until("the guest's port", Duration::from_secs(20), || {
@@ -122,12 +107,58 @@ impl Guest {
         })?;
         stream.set_read_timeout(Some(BOOT_LIMIT))?;
         stream.set_write_timeout(Some(BOOT_LIMIT))?;
-        let mut guest = Self { qemu, port: BufReader::new(stream), folder, kernel: String::new() };
+        let mut guest = Self {
+            qemu: RefCell::new(qemu),
+            port: RefCell::new(BufReader::new(stream)),
+            folder,
+            kernel: String::new(),
+        };
         let hello = guest.line().map_err(|failure| guest.explain("did not boot", &failure))?;
         guest.kernel = hello
             .strip_prefix("ready ")
             .ok_or_else(|| Failure::new(format!("the guest greeted with `{hello}`")))?
             .to_owned();
+        guest.set_up(interfaces)?;
+        Ok(guest)
+    }
+
+    /// Puts a guest in the place of one gateway of a scenario: it takes over the gateway's
+    /// addresses on both sides, its forwarding and its default routes.
+    pub fn instead_of(network: &Network, side: Side) -> Outcome<Self> {
+        let namespace = network.gateway(side);
+        for interface in ["out", "in"] {
+            namespace.ip_lines(&format!(
+                "addr flush dev {interface}
+                 link add name br-{interface} type bridge forward_delay 0 mcast_snooping 0
+                 link set {interface} master br-{interface}
+                 link set br-{interface} up"
+            ))?;
+        }
+        let with = |address: String, length: u8| format!("{address}/{length}");
+        let outer =
+            [with(network.outer(side, Family::V4), 24), with(network.outer(side, Family::V6), 64)];
+        let inner = [
+            with(network.gateway_inner(side, Family::V4), 16),
+            with(network.gateway_inner(side, Family::V6), 48),
+        ];
+        let guest = Self::boot(
+            namespace,
+            &[
+                Interface { bridge: "br-out", addresses: &[&outer[0], &outer[1]] },
+                Interface { bridge: "br-in", addresses: &[&inner[0], &inner[1]] },
+            ],
+        )?;
+        let mut routes = String::from(
+            "set -e\n\
+             echo 1 >/proc/sys/net/ipv4/ip_forward\n\
+             echo 1 >/proc/sys/net/ipv6/conf/all/forwarding\n",
+        );
+        for family in [Family::V4, Family::V6] {
+            // Writing to a string cannot fail.
+            let _ =
+                writeln!(routes, "ip route add default via {}", network.seen(side.other(), family));
+        }
+        guest.must(&routes)?;
         Ok(guest)
     }
 
@@ -137,7 +168,7 @@ impl Guest {
     }
 
     /// Runs a shell script in it that has to succeed; returns what it printed.
-    pub fn must(&mut self, script: &str) -> Outcome<String> {
+    pub fn must(&self, script: &str) -> Outcome<String> {
         let finished = self.run(script, JOB_LIMIT)?;
         if finished.code == 0 {
             return Ok(finished.stdout);
@@ -149,100 +180,115 @@ impl Guest {
     }
 
     /// Runs a shell script in it; both outputs come back as standard output.
-    pub fn run(&mut self, script: &str, limit: Duration) -> Outcome<Finished> {
+    pub fn run(&self, script: &str, limit: Duration) -> Outcome<Finished> {
         self.job(script, limit).map_err(|failure| self.explain("did not do a job", &failure))
     }
 
     /// Puts a file into it; the folder has to be there.
-    pub fn write(&mut self, path: &str, text: &str) -> Outcome {
+    pub fn write(&self, path: &str, text: &str) -> Outcome {
         let mark = "end-of-file-of-the-host";
         self.must(&format!("cat >'{path}' <<'{mark}'\n{text}\n{mark}\n")).map(drop)
     }
 
-    /// Brings up its interfaces; forwarding stays off, the inner addresses are its own.
-    pub fn network(&mut self, addresses: Addresses<'_>) -> Outcome {
-        let mut script = String::from(
-            "set -e\n\
-             echo 0 >/proc/sys/net/ipv6/conf/all/accept_dad\n\
-             echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad\n\
-             echo 0 >/proc/sys/net/ipv6/conf/dummy0/accept_dad\n\
-             ip link set eth0 up\n\
-             ip link set dummy0 up\n",
-        );
-        for address in addresses.outer {
-            script.push_str(&format!("ip address add {address} dev eth0\n"));
-        }
-        for address in addresses.inner {
-            script.push_str(&format!("ip address add {address} dev dummy0\n"));
-        }
-        for gateway in addresses.gateways {
-            script.push_str(&format!("ip route add default via {gateway}\n"));
+    fn set_up(&self, interfaces: &[Interface<'_>]) -> Outcome {
+        let mut script = String::from("set -e\necho 0 >/proc/sys/net/ipv6/conf/all/accept_dad\n");
+        for (index, interface) in interfaces.iter().enumerate() {
+            let _ = writeln!(
+                script,
+                "echo 0 >/proc/sys/net/ipv6/conf/eth{index}/accept_dad\nip link set eth{index} up"
+            );
+            for address in interface.addresses {
+                let _ = writeln!(script, "ip address add {address} dev eth{index}");
+            }
         }
         self.must(&script).map(drop)
     }
 
-    /// Starts its charon with the kernel's ESP and loads `swanctl_conf`.
-    pub fn charon(&mut self, swanctl_conf: &str) -> Outcome {
+    /// Starts its charon with the kernel's ESP and these connections.
+    pub fn charon(&self, tunnels: &[Tunnel], options: &strongswan::Options) -> Outcome {
         self.write("/etc/strongswan.conf", STRONGSWAN_CONF)?;
-        self.write("/etc/swanctl/swanctl.conf", swanctl_conf)?;
-        self.must("charon-systemd >/tmp/charon.log 2>&1 &")?;
+        self.write("/etc/swanctl/swanctl.conf", &connections(tunnels, options))?;
+        self.must("charon-systemd >/tmp/charon.out 2>&1 &")?;
         self.must(
             "for look in $(seq 200); do\n\
                [ -S /run/charon.vici ] && swanctl --stats >/dev/null 2>&1 && break\n\
                usleep 50000\n\
              done\n\
-             swanctl --load-all --noprompt || { cat /tmp/charon.log; exit 1; }",
+             swanctl --load-all --noprompt || { cat /tmp/charon.log /tmp/charon.out; exit 1; }",
         )
         .map(drop)
     }
 
-    /// Loads another `swanctl.conf` into the running charon.
-    pub fn reload(&mut self, swanctl_conf: &str) -> Outcome {
-        self.write("/etc/swanctl/swanctl.conf", swanctl_conf)?;
+    /// Loads other connections into the running charon.
+    pub fn reload(&self, tunnels: &[Tunnel], options: &strongswan::Options) -> Outcome {
+        self.write("/etc/swanctl/swanctl.conf", &connections(tunnels, options))?;
         self.must("swanctl --load-all --clear --noprompt").map(drop)
     }
 
-    /// The end of charon's log, for failure messages.
-    pub fn charon_log(&mut self) -> String {
-        match self.run("tail -n 60 /tmp/charon.log", JOB_LIMIT) {
-            Ok(finished) => finished.stdout,
-            Err(failure) => failure.to_string(),
-        }
+    /// Starts a child, and its tunnel if there is none.
+    pub fn initiate(&self, tunnel: &str, child: &str) -> Outcome {
+        self.must(&format!("swanctl --initiate --ike {tunnel} --child {child} --timeout 15"))
+            .map(drop)
     }
 
-    fn job(&mut self, script: &str, limit: Duration) -> Outcome<Finished> {
-        let stream = self.port.get_mut();
-        stream.set_read_timeout(Some(limit + Duration::from_secs(20)))?;
-        write!(stream, "{} {}\n{script}", limit.as_secs().max(1), script.len())?;
+    /// What its kernel knows of its SAs, counters included.
+    pub fn xfrm_state(&self) -> Outcome<String> {
+        self.must("ip -s xfrm state")
+    }
+
+    fn job(&self, script: &str, limit: Duration) -> Outcome<Finished> {
+        {
+            let mut port = self.port.borrow_mut();
+            let stream = port.get_mut();
+            stream.set_read_timeout(Some(limit + Duration::from_secs(20)))?;
+            write!(stream, "{} {}\n{script}", limit.as_secs().max(1), script.len())?;
+        }
         let head = self.line()?;
         let (code, length) = head
             .split_once(' ')
             .and_then(|(code, length)| Some((code.parse().ok()?, length.parse().ok()?)))
             .ok_or_else(|| Failure::new(format!("it answered `{head}`")))?;
         let mut text = vec![0; length];
-        self.port.read_exact(&mut text)?;
+        self.port.borrow_mut().read_exact(&mut text)?;
         let stdout = String::from_utf8_lossy(&text).into_owned();
         Ok(Finished { code, stdout, stderr: String::new() })
     }
 
-    fn line(&mut self) -> Outcome<String> {
+    fn line(&self) -> Outcome<String> {
         let mut line = String::new();
-        if self.port.read_line(&mut line)? == 0 {
-            return Err(Failure::new("it hung up"));
-        }
+        ensure(self.port.borrow_mut().read_line(&mut line)? > 0, || "it hung up".to_owned())?;
         Ok(line.trim_end().to_owned())
     }
 
-    fn explain(&mut self, what: &str, failure: &Failure) -> Failure {
+    fn explain(&self, what: &str, failure: &Failure) -> Failure {
         let console = tail(&self.folder.join("console"), 20);
-        let log = tail(self.qemu.log(), 5);
+        let log = tail(&self.folder.join("qemu.log"), 5);
         Failure::new(format!("the guest {what}: {failure}\nconsole: {console}\nqemu: {log}"))
+    }
+}
+
+impl Gateway for Guest {
+    fn title(&self) -> String {
+        format!("strongSwan on the kernel's ESP ({}, a guest)", self.kernel)
+    }
+
+    fn diagnosis(&self) -> String {
+        let script = "swanctl --list-sas; ip -s xfrm state | grep -v aead; ip xfrm policy\n\
+                      grep -v '\t0$' /proc/net/xfrm_stat; tail -n 60 /tmp/charon.log";
+        match self.run(script, JOB_LIMIT) {
+            Ok(finished) => finished.stdout,
+            Err(failure) => failure.to_string(),
+        }
+    }
+
+    fn end(&self) {
+        self.qemu.borrow_mut().kill();
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.qemu.kill();
+        self.end();
         // The folder only serves failure messages of a living guest.
         let _ = fs::remove_dir_all(&self.folder);
     }

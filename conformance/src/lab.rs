@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::capture::{Capture, Captured};
 use crate::failure::{Failure, Outcome, ensure};
+use crate::guest::Guest;
 use crate::netns::{require_root, sweep};
 use crate::postern::{self, Postern};
 use crate::spec::Tunnel;
@@ -129,6 +130,19 @@ impl Lab {
         let started = Postern::start(self.net.gateway(side), &folder, tunnels, options);
         let gateway = Rc::new(started?);
         self.gateways.borrow_mut().push(Rc::<Postern>::clone(&gateway));
+        Ok(gateway)
+    }
+
+    /// Starts a guest with strongSwan on its kernel's ESP in the place of one gateway.
+    pub fn guest(
+        &self,
+        side: Side,
+        tunnels: &[Tunnel],
+        options: &strongswan::Options,
+    ) -> Outcome<Rc<Guest>> {
+        let gateway = Rc::new(Guest::instead_of(&self.net, side)?);
+        self.gateways.borrow_mut().push(Rc::<Guest>::clone(&gateway));
+        gateway.charon(tunnels, options)?;
         Ok(gateway)
     }
 

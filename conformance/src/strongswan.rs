@@ -255,7 +255,7 @@ impl Gateway for Strongswan {
 }
 
 /// swanctl.conf for these tunnels.
-fn connections(tunnels: &[Tunnel], options: &Options) -> String {
+pub(crate) fn connections(tunnels: &[Tunnel], options: &Options) -> String {
     let mut conf = String::from("connections {\n");
     let mut secrets = String::from("secrets {\n");
     for tunnel in tunnels {

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use sa_store::Instant;
+use sa_store::{Instant, Path, SaId};
 
 use crate::{Capabilities, Notice, Operation};
 
@@ -23,6 +23,15 @@ impl fmt::Display for Busy {
 
 /// Called by a backend, from any thread, when `poll` has something new.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// Where an SA runs, and why nowhere better.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placement {
+    /// The place.
+    pub path: Path,
+    /// What was tried or considered before, each with the reason why it is not there; for people.
+    pub passed_over: Vec<String>,
+}
 
 /// A place an SA can run.
 ///
@@ -48,4 +57,10 @@ pub trait Backend: Send {
 
     /// Sets the waker; the last one counts.
     fn set_waker(&mut self, waker: Waker);
+
+    /// Where an installed SA runs. A backend that is one place need not answer itself.
+    fn placement(&self, sa: SaId) -> Placement {
+        let _ = sa;
+        Placement { path: self.capabilities().path, passed_over: Vec::new() }
+    }
 }

@@ -5,7 +5,7 @@ mod capability;
 mod notice;
 mod operation;
 
-pub use backend::{Backend, Busy, Ticket, Waker};
+pub use backend::{Backend, Busy, Placement, Ticket, Waker};
 pub use capability::Capabilities;
 pub use notice::{DropCounters, Notice, SaCounters};
 pub use operation::{Operation, Pair, Policy, PolicyAction, PolicySet};

@@ -8,7 +8,9 @@ extern crate std;
 
 pub mod config;
 pub mod event;
+pub mod fragment;
 pub mod input;
+pub mod keys;
 pub mod output;
 pub mod view;
 pub mod wire;

@@ -190,6 +190,8 @@ pub struct Counters {
     pub bytes: u64,
     /// Packets dropped, indexed like [`DropReason::ALL`].
     pub dropped: [u64; 5],
+    /// Dummy packets discarded.
+    pub dummies: u64,
 }
 
 impl Counters {
@@ -205,6 +207,7 @@ impl Counters {
         let mut sum = *self;
         sum.packets = sum.packets.saturating_add(other.packets);
         sum.bytes = sum.bytes.saturating_add(other.bytes);
+        sum.dummies = sum.dummies.saturating_add(other.dummies);
         for (mine, theirs) in sum.dropped.iter_mut().zip(other.dropped) {
             *mine = mine.saturating_add(theirs);
         }
@@ -226,6 +229,7 @@ pub struct LiveSa {
     packets: AtomicU64,
     bytes: AtomicU64,
     dropped: [AtomicU64; 5],
+    dummies: AtomicU64,
     soft: AtomicU8,
     soft_taken: AtomicBool,
     hard: AtomicU8,
@@ -250,6 +254,7 @@ impl LiveSa {
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dropped: Default::default(),
+            dummies: AtomicU64::new(0),
             soft: AtomicU8::new(0),
             soft_taken: AtomicBool::new(false),
             hard: AtomicU8::new(0),
@@ -300,14 +305,24 @@ impl LiveSa {
         if self.is_stopped() {
             return Err(DropReason::Expired);
         }
-        let bytes_after = add(&self.bytes, bytes, self.lifetime.hard.bytes).ok_or_else(|| {
-            self.stop(LimitReached::Bytes);
+        self.book(packets, bytes).map_err(|limit| {
+            self.stop(limit);
             DropReason::Expired
-        })?;
+        })
+    }
+
+    /// Like [`Self::charge`] for a whole burst, but does not stop the SA when the burst does not
+    /// fit: some of its packets still may.
+    pub fn charge_burst(&self, packets: u64, bytes: u64) -> bool {
+        !self.is_stopped() && self.book(packets, bytes).is_ok()
+    }
+
+    fn book(&self, packets: u64, bytes: u64) -> Result<(), LimitReached> {
+        let bytes_after =
+            add(&self.bytes, bytes, self.lifetime.hard.bytes).ok_or(LimitReached::Bytes)?;
         let Some(packets_after) = add(&self.packets, packets, self.lifetime.hard.packets) else {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.stop(LimitReached::Packets);
-            return Err(DropReason::Expired);
+            return Err(LimitReached::Packets);
         };
         let Limits { bytes: soft_bytes, packets: soft_packets, .. } = self.lifetime.soft;
         if soft_bytes.is_some_and(|limit| bytes_after >= limit) {
@@ -316,6 +331,11 @@ impl LiveSa {
             self.note_soft(LimitReached::Packets);
         }
         Ok(())
+    }
+
+    /// Counts dummy packets (RFC 4303 §2.6) that were discarded.
+    pub fn count_dummies(&self, packets: u64) {
+        self.dummies.fetch_add(packets, Ordering::Relaxed);
     }
 
     /// Counts dropped packets.
@@ -355,6 +375,7 @@ impl LiveSa {
             dropped: core::array::from_fn(|i| {
                 self.dropped.get(i).map_or(0, |n| n.load(Ordering::Relaxed))
             }),
+            dummies: self.dummies.load(Ordering::Relaxed),
         }
     }
 

@@ -177,6 +177,18 @@ impl Network {
         self.gateway(side).ip(&[family, "route", "replace", &whole, "dev", "in"]).map(drop)
     }
 
+    /// Gives a gateway one more address behind it. strongSwan's user-space ESP wants one inside
+    /// every local selector.
+    pub fn add_gateway_address(&self, side: Side, address: &str) -> Outcome {
+        if address.contains(':') {
+            let whole = format!("{address}/128");
+            self.gateway(side).ip(&["addr", "add", &whole, "dev", "in", "nodad"]).map(drop)
+        } else {
+            let whole = format!("{address}/32");
+            self.gateway(side).ip(&["addr", "add", &whole, "dev", "in"]).map(drop)
+        }
+    }
+
     /// Stops everything on the wire, as a cut cable does that nobody notices.
     pub fn cut(&self) -> Outcome {
         match self.wire_kind {

@@ -26,6 +26,38 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Of a gateway with no place at all.
+    pub(crate) const fn nothing() -> Self {
+        Self {
+            path: Path::Inline,
+            max_sas: 0,
+            used_sas: 0,
+            suites: Vec::new(),
+            esn: false,
+            udp_encapsulation: false,
+            raw_esp: false,
+            transport_mode: false,
+            max_replay_window: 0,
+        }
+    }
+
+    /// What two places can do together, under the path of the first.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.max_sas = self.max_sas.saturating_add(other.max_sas);
+        self.used_sas = self.used_sas.saturating_add(other.used_sas);
+        for suite in other.suites {
+            if !self.suites.contains(&suite) {
+                self.suites.push(suite);
+            }
+        }
+        self.esn |= other.esn;
+        self.udp_encapsulation |= other.udp_encapsulation;
+        self.raw_esp |= other.raw_esp;
+        self.transport_mode |= other.transport_mode;
+        self.max_replay_window = self.max_replay_window.max(other.max_replay_window);
+        self
+    }
+
     /// Whether the backend can run `sa`; the error says what is missing, for people.
     ///
     /// # Errors

@@ -2,8 +2,10 @@
 
 mod backend;
 mod capability;
+pub mod contract;
 mod notice;
 mod operation;
+pub mod placement;
 
 pub use backend::{Backend, Busy, Placement, Ticket, Waker};
 pub use capability::Capabilities;

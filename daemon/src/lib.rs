@@ -1,1 +1,59 @@
-//! daemon
+//! posternd: sockets, the clock, credentials, configuration files, management, privileges.
+//!
+//! Everything that decides lives in `gateway`; this crate carries what happens in the world to
+//! it ([`gateway::input::Input`]) and does in the world what it asks for
+//! ([`gateway::output::Output`]).
+
+pub mod args;
+pub mod config;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use args::Args;
+
+/// Does what the command line asks for. Exit status: 0 done, 1 the configuration or the system
+/// does not allow it; wrong use never comes here (2, by the argument parser).
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let path = args.config_path();
+    if args.check {
+        return check(&path);
+    }
+    ExitCode::FAILURE
+}
+
+/// `--check`: says what the configuration is, or everything that is wrong with it.
+fn check(path: &std::path::Path) -> ExitCode {
+    match config::load(path) {
+        Ok(config) => {
+            if !config.warnings.is_empty() {
+                complain(&config.warnings);
+            }
+            let children: usize = config.connections.iter().map(|c| c.children.len()).sum();
+            let said = writeln!(
+                io::stdout(),
+                "{}: valid, {} and {}",
+                path.display(),
+                count(config.connections.len(), "tunnel", "tunnels"),
+                count(children, "child", "children"),
+            );
+            if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(report) => {
+            complain(&report);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to standard error; if that is gone, there is nobody to tell.
+fn complain(what: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}

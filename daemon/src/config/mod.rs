@@ -1,0 +1,154 @@
+//! `config.toml`: schema (keys and types) → validate (meaning) → [`gateway::spec::ConnectionSpec`].
+//!
+//! [`parse`] is pure but for the secrets it is told to read; nothing in the system is touched
+//! before a whole file was understood.
+
+mod diagnostic;
+mod end;
+mod mask;
+mod overlap;
+mod proposal;
+mod schema;
+mod secret;
+mod suggest;
+mod units;
+mod validate;
+
+use std::{
+    io::Read,
+    num::NonZeroUsize,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+pub use diagnostic::{Diagnostic, Report, Severity};
+use gateway::spec::ConnectionSpec;
+use sa_store::OffloadIntent;
+pub use secret::{FileSystem, NoFiles, SecretFiles};
+use toml::de::DeTable;
+use zeroize::Zeroizing;
+
+/// Octets a configuration may have.
+pub const MAX_SIZE: usize = 16 << 20;
+
+/// A whole configuration, understood.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[gateway]`
+    pub gateway: GatewayConfig,
+    /// `[inline]`
+    pub inline: InlineConfig,
+    /// The tunnels, in the order of the file.
+    pub connections: Vec<ConnectionSpec>,
+    /// What is accepted but probably not what was meant.
+    pub warnings: Report,
+}
+
+/// `[gateway]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GatewayConfig {
+    /// `None` is the host name.
+    pub name: Option<String>,
+    /// Where SAs run.
+    pub dataplane: OffloadIntent,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Where the daemon keeps its lock.
+    pub state_dir: PathBuf,
+    /// What a clean stop leaves.
+    pub on_stop: OnStop,
+}
+
+/// What a clean stop leaves in the system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnStop {
+    /// Protected destinations stay blocked.
+    #[default]
+    Closed,
+    /// Nothing.
+    Open,
+}
+
+/// `[inline]`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InlineConfig {
+    /// The TUN interface.
+    pub interface: String,
+    /// `None` is as many as make sense.
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// What [`parse`] needs to know about the file beside its text.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// How the file is called in messages.
+    pub file: &'a str,
+    /// The folder that relative paths start from.
+    pub folder: &'a Path,
+    /// Whether others than the owner can use the file: then it must not hold secrets.
+    pub exposed: Option<u32>,
+    /// Where `psk_file`s are read from.
+    pub secrets: &'a dyn SecretFiles,
+}
+
+/// Understands the text of a configuration.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
+    if text.len() > MAX_SIZE {
+        let message = format!("it is larger than {} MiB", MAX_SIZE >> 20);
+        return Err(Report::about_file(context.file, &message));
+    }
+    let mut findings = diagnostic::Findings::default();
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        findings.error(span, syntax_message(error.message()), "");
+    }
+    if findings.has_errors() {
+        return Err(findings.report(context.file, text));
+    }
+    let raw = schema::read(&document, &mut findings);
+    let config = validate::validate(&raw, context, &mut findings);
+    let refused = findings.has_errors();
+    let report = findings.report(context.file, text);
+    match config {
+        Some(config) if !refused => Ok(Config { warnings: report, ..config }),
+        _ => Err(report),
+    }
+}
+
+/// Reads and understands a file.
+///
+/// # Errors
+/// Everything that is wrong with it, or why it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Report> {
+    let file = path.display().to_string();
+    let failed = |error: &dyn std::fmt::Display| {
+        Report::about_file(&file, &format!("it cannot be read: {error}"))
+    };
+    let handle = secret::open_regular(path).map_err(|error| failed(&error))?;
+    let metadata = handle.metadata().map_err(|error| failed(&error))?;
+    let mode = metadata.mode();
+    // The text may hold keys: it never moves while it grows, and is wiped at the end.
+    let size = usize::try_from(metadata.len()).unwrap_or(MAX_SIZE).min(MAX_SIZE);
+    let mut text = Zeroizing::new(String::with_capacity(size + 64));
+    handle.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let context = Context {
+        file: &file,
+        folder: &folder,
+        exposed: (mode & 0o077 != 0).then_some(mode & 0o777),
+        secrets: &FileSystem,
+    };
+    parse(&text, &context)
+}
+
+/// A parser's words, as one line.
+fn syntax_message(text: &str) -> String {
+    format!("no valid TOML: {}", text.lines().collect::<Vec<_>>().join(", "))
+}

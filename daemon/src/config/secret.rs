@@ -1,0 +1,175 @@
+//! Pre-shared keys: where they come from and how they are written.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use sa_store::SecretBytes;
+use zeroize::{Zeroize, Zeroizing};
+
+/// A key longer than this is no key.
+const LONGEST: u64 = 4096;
+
+/// Where secrets that a configuration names are read from.
+pub trait SecretFiles {
+    /// The content of a file that only its owner can read.
+    ///
+    /// # Errors
+    /// Why not, and what to do, without anything of the content.
+    fn read(&self, path: &Path) -> Result<SecretBytes, String>;
+}
+
+/// The file system.
+#[derive(Clone, Copy, Debug)]
+pub struct FileSystem;
+
+impl SecretFiles for FileSystem {
+    fn read(&self, path: &Path) -> Result<SecretBytes, String> {
+        let file = open_regular(path).map_err(|error| error.to_string())?;
+        let mode = file.metadata().map_err(|error| error.to_string())?.mode();
+        if mode & 0o077 != 0 {
+            return Err(format!(
+                "others can use it (mode {:03o}); run: chmod 600 {}",
+                mode & 0o777,
+                path.display()
+            ));
+        }
+        let mut content = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
+        file.take(LONGEST + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
+        if content.len() as u64 > LONGEST {
+            return Err(format!("it is longer than {LONGEST} octets"));
+        }
+        Ok(SecretBytes::from_slice(&content))
+    }
+}
+
+/// No files at all: for tests and fuzzing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoFiles;
+
+impl SecretFiles for NoFiles {
+    fn read(&self, _path: &Path) -> Result<SecretBytes, String> {
+        Err("there are no files here".into())
+    }
+}
+
+/// Opens a file, never anything that could block or act (a pipe, a device, a folder).
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file"))
+    }
+}
+
+/// The key a text means: `0x` is hexadecimal, `0s` is base64, everything else is itself.
+///
+/// # Errors
+/// What is wrong, without showing any of it.
+pub(super) fn decode(text: &[u8]) -> Result<SecretBytes, &'static str> {
+    let key = match text {
+        [b'0', b'x' | b'X', hex @ ..] => from_hex(hex)?,
+        [b'0', b's' | b'S', base64 @ ..] => from_base64(base64)?,
+        plain => plain.to_vec(),
+    };
+    if key.is_empty() { Err("the key is empty") } else { Ok(SecretBytes::new(key)) }
+}
+
+/// The content of a key file without one trailing line end.
+pub(super) fn strip_line_end(content: &[u8]) -> &[u8] {
+    let content = content.strip_suffix(b"\n").unwrap_or(content);
+    content.strip_suffix(b"\r").unwrap_or(content)
+}
+
+fn from_hex(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    const BAD: &str = "behind `0x` the key is not hexadecimal with an even number of digits";
+    if !text.len().is_multiple_of(2) {
+        return Err(BAD);
+    }
+    let mut key = Vec::with_capacity(text.len() / 2);
+    for pair in text.chunks_exact(2) {
+        let digit = |at: usize| pair.get(at).and_then(|&c| char::from(c).to_digit(16));
+        match (digit(0), digit(1)) {
+            (Some(high), Some(low)) => key.push((high << 4 | low) as u8),
+            _ => {
+                key.zeroize();
+                return Err(BAD);
+            }
+        }
+    }
+    Ok(key)
+}
+
+fn from_base64(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    const BAD: &str = "behind `0s` the key is not base64";
+    let padding = text.iter().rev().take_while(|&&c| c == b'=').count();
+    let body = text.get(..text.len() - padding).unwrap_or(&[]);
+    // Padding may be left out, but what is there must fit.
+    let whole = (body.len() + padding).is_multiple_of(4) || padding == 0;
+    if padding > 2 || !whole || body.len() % 4 == 1 {
+        return Err(BAD);
+    }
+    let mut key = Vec::with_capacity(body.len() / 4 * 3 + 3);
+    let (mut bits, mut count) = (0u32, 0u32);
+    for &c in body {
+        let six = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => {
+                key.zeroize();
+                return Err(BAD);
+            }
+        };
+        bits = (bits << 6 | u32::from(six)) & 0xffff;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            key.push((bits >> count & 0xff) as u8);
+        }
+    }
+    bits.zeroize();
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_swanctl_reads_them() {
+        for (text, want) in [
+            ("secret", b"secret".to_vec()),
+            ("0x0a0B", vec![0x0a, 0x0b]),
+            ("0sFoB=", vec![0x16, 0x80]),
+            ("0sAAECAwQ=", vec![0, 1, 2, 3, 4]),
+            ("0sAAECAwQ", vec![0, 1, 2, 3, 4]),
+            ("0sAA==", vec![0]),
+            ("0 x", b"0 x".to_vec()),
+        ] {
+            assert_eq!(decode(text.as_bytes()).unwrap().expose(), want, "{text}");
+        }
+        for text in ["", "0x", "0x0", "0xzz", "0s", "0s!", "0sA", "0sAA===", "0sAAE=="] {
+            assert!(decode(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_line_end_goes() {
+        for (content, want) in [
+            (&b"k\n"[..], &b"k"[..]),
+            (b"k\r\n", b"k"),
+            (b"k\n\n", b"k\n"),
+            (b"k", b"k"),
+            (b"", b""),
+        ] {
+            assert_eq!(strip_line_end(content), want);
+        }
+    }
+}

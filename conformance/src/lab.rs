@@ -105,6 +105,11 @@ impl Lab {
         Ok(folder)
     }
 
+    /// The capture file of one gateway's outer interface, which is still being written.
+    pub fn capture_file(&self, side: Side) -> PathBuf {
+        self.folder.join(format!("{}.pcap", side.name()))
+    }
+
     /// Starts strongSwan on one side.
     pub fn strongswan(
         &self,
@@ -185,7 +190,9 @@ impl Lab {
         Ok(captured)
     }
 
-    fn search_captures(&self) -> Outcome {
+    /// Ends the captures and searches them, which otherwise happens after the scenario: for a
+    /// scenario that goes on with more packets than a capture can hold.
+    pub fn search_captures(&self) -> Outcome {
         for capture in self.captures.borrow_mut().drain(..) {
             let captured = capture.finish()?;
             ensure(!captured.packets.is_empty(), || {

@@ -11,6 +11,7 @@ pub mod event;
 pub mod fragment;
 pub mod input;
 pub mod keys;
+pub mod negotiate;
 pub mod output;
 pub mod view;
 pub mod wire;

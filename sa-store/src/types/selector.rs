@@ -47,7 +47,14 @@ impl PortRange {
     /// Whether all of `other` lies in the range.
     #[must_use]
     pub const fn covers(self, other: Self) -> bool {
-        self.is_any() || (self.start <= other.start && other.end <= self.end)
+        if self.is_any() {
+            return true;
+        }
+        // OPAQUE runs backwards: as numbers it would lie in every range.
+        if self.start > self.end || other.start > other.end {
+            return self.start == other.start && self.end == other.end;
+        }
+        self.start <= other.start && other.end <= self.end
     }
 
     /// What both ranges have; `None` if they are disjoint.
@@ -527,6 +534,9 @@ mod tests {
         assert!(wide.covers(&narrow) && !narrow.covers(&wide));
         assert_eq!(ts("10.0.0.0/8[udp]").intersect(&narrow), None);
         assert_eq!(ts("::/0").intersect(&wide), None);
+        let opaque = ts("10.1.0.0/16[tcp/opaque]");
+        assert!(wide.covers(&opaque) && opaque.covers(&opaque));
+        assert!(!narrow.covers(&opaque) && !opaque.covers(&narrow));
         assert!(narrow.matches("10.1.2.3".parse().unwrap(), 6, Some(80)));
         assert!(!narrow.matches("10.1.2.3".parse().unwrap(), 6, None));
         assert!(ts("0.0.0.0/0").as_prefix().is_some_and(|p| p.length() == 0));

@@ -165,22 +165,68 @@ impl ReplayWindow {
 }
 
 /// RFC 4303 Appendix A2.2: the full number of a packet that carries `low`, for a window of
-/// `window` numbers whose right edge is `highest`. `None` if it lies before the first cycle.
+/// `window` numbers (at least 1) whose right edge is `highest`. `None` if it lies before the
+/// first cycle or behind the last.
 #[must_use]
 pub const fn infer_esn(highest: u64, window: u64, low: u32) -> Option<u64> {
-    let (high_t, low_t) = (highest >> 32, highest & 0xffff_ffff);
-    let low = low as u64;
+    infer_halves(32, highest, window, low as u64)
+}
+
+/// The same for numbers of two halves of `bits` each: a small `bits` can be tried exhaustively.
+const fn infer_halves(bits: u32, highest: u64, window: u64, low: u64) -> Option<u64> {
+    let cycle = 1_u64 << bits;
+    let (high_t, low_t) = (highest >> bits, highest % cycle);
     let behind = window - 1;
     let high = if low_t >= behind {
         // Case A: the window lies within one cycle of the low half.
         if low >= low_t - behind { Some(high_t) } else { high_t.checked_add(1) }
     } else {
         // Case B: the window spans two cycles.
-        let left_edge = (low_t + (1 << 32)) - behind;
+        let left_edge = low_t + cycle - behind;
         if low >= left_edge { high_t.checked_sub(1) } else { Some(high_t) }
     };
     match high {
-        Some(high) if high <= 0xffff_ffff => Some(high << 32 | low),
+        Some(high) if high < cycle => Some(high << bits | low),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number the packet means is the one with that low half in the 2^bits numbers that
+    /// start at the window's left edge: there is exactly one.
+    #[test]
+    fn infers_every_number_of_a_small_model() {
+        const BITS: u32 = 4;
+        for highest in 0..256_i64 {
+            for window in 1..=15_i64 {
+                for low in 0..16_i64 {
+                    let left = highest - window + 1;
+                    let meant = (left..left + 16).find(|n| n.rem_euclid(16) == low).unwrap();
+                    let expected = u64::try_from(meant).ok().filter(|n| *n < 256);
+                    let inferred = infer_halves(
+                        BITS,
+                        highest.try_into().unwrap(),
+                        window.try_into().unwrap(),
+                        low.try_into().unwrap(),
+                    );
+                    assert_eq!(inferred, expected, "T={highest} W={window} low={low}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn infers_across_the_32_bit_boundary() {
+        let edge = 1_u64 << 32;
+        assert_eq!(infer_esn(edge - 1, 64, 0), Some(edge));
+        assert_eq!(infer_esn(edge + 5, 64, u32::MAX), Some(edge - 1));
+        assert_eq!(infer_esn(edge + 5, 64, u32::MAX - 56), Some(edge - 57));
+        assert_eq!(infer_esn(edge + 5, 64, u32::MAX - 58), Some(2 * edge - 59));
+        // Before the first cycle there is nothing, behind the last neither.
+        assert_eq!(infer_esn(0, 64, u32::MAX), None);
+        assert_eq!(infer_esn(u64::MAX - 1, 64, 5), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Sequence numbers, limits and the registry.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{collections::BTreeSet, sync::Arc, thread};
 
 use sa_store::{

@@ -104,3 +104,25 @@ impl EngineKey for WipedKey {
             .map_err(|_| AeadError)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "looks at the octets of a key after its drop")]
+    fn a_dropped_key_leaves_nothing_behind() {
+        let key = UnboundKey::new(&AES_256_GCM, &[0xa5; 32]).unwrap();
+        let place = Box::into_raw(WipedKey::boxed(LessSafeKey::new(key)));
+        // SAFETY: `place` came from a box; after the drop in place only its octets are read, all
+        // of which the drop has written, and it is freed as octets without a second drop.
+        let left = unsafe {
+            place.drop_in_place();
+            let octets = core::slice::from_raw_parts(place.cast::<u8>(), size_of::<WipedKey>());
+            let left = octets.iter().filter(|octet| **octet != 0).count();
+            drop(Box::from_raw(place.cast::<MaybeUninit<WipedKey>>()));
+            left
+        };
+        assert_eq!(left, 0);
+    }
+}

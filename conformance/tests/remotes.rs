@@ -127,6 +127,8 @@ fn our_address_changes() -> Outcome {
         flow.start()?;
         flow.flows(100, UP)?;
         let gateway = lab.net.gateway(Side::Left);
+        // Else the kernel takes the new address away together with the old one.
+        gateway.sysctl(&[("net.ipv4.conf.all.promote_secondaries", "1")])?;
         gateway.ip_lines(
             "addr add 192.0.2.11/24 dev out
              addr del 192.0.2.1/24 dev out

@@ -116,6 +116,18 @@ class Judge:
                 self.fail(combination, "sealed %s, scapy opened %s" % (inner.hex(), opened.hex()))
                 return
             self.count["sealed by Postern, opened by scapy"] += 1
+            if self.dice.random() < 0.05:
+                self.dummy(name, combination, theirs, length)
+
+    def dummy(self, name, combination, theirs, length):
+        outer, error = self.subject.dummy(name, length)
+        try:
+            if outer is None:
+                raise Refused(error)
+            theirs.open(outer, dummy=True)
+        except Refused as refusal:
+            self.fail(combination, "dummy packet of %d octets: %s" % (length, refusal))
+        self.count["dummy packets by Postern, known as such by scapy"] += 1
 
     def postern_opens(self, number, combination, lengths):
         spec = spec_of(combination, self.dice, len(lengths))

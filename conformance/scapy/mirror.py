@@ -53,6 +53,14 @@ class Sa:
             raise ValueError("planted")
         return outer
 
+    def dummy(self, octets):
+        """scapy makes no dummy packets: one with another protocol number in it."""
+        split, oracle.ipsec.split_for_transport = oracle.ipsec.split_for_transport, dummy_split(octets)
+        try:
+            return self.seal(bytes(IP(src="10.1.0.1", dst="10.2.0.1")))
+        finally:
+            oracle.ipsec.split_for_transport = split
+
     def open(self, outer):
         packet = IPv6(outer) if outer[0] >> 4 == 6 else IP(outer)
         ecn = (packet.tc if packet.version == 6 else packet.tos) & 3
@@ -77,6 +85,16 @@ class Sa:
         return inner
 
 
+def dummy_split(octets):
+    plain = oracle.ipsec.split_for_transport
+
+    def split(packet, protocol):
+        header, _, _ = plain(packet, protocol)
+        return header, 59, oracle.Raw(bytes(octets))
+
+    return split
+
+
 def odd_padding(algo):
     plain = type(algo).pad
 
@@ -96,6 +114,8 @@ def main():
             if verb == "sa":
                 sas[name] = Sa(rest[0], dict(word.split("=", 1) for word in rest[1:]))
                 answer = "ok"
+            elif verb == "dummy":
+                answer = "packet " + sas[name].dummy(int(rest[0])).hex()
             else:
                 packet = bytes.fromhex(rest[0])
                 answer = "packet " + (sas[name].seal(packet) if verb == "seal" else sas[name].open(packet)).hex()

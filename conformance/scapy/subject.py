@@ -4,7 +4,7 @@ import subprocess
 
 
 class Pipe:
-    """`sa`, `seal` and `open` on standard input, one answer a line on standard output."""
+    """`sa`, `seal`, `dummy` and `open` on standard input, one answer a line on standard output."""
 
     def __init__(self, program):
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
@@ -25,6 +25,9 @@ class Pipe:
 
     def seal(self, name, inner):
         return self._packet(self._ask("seal %s %s" % (name, inner.hex())))
+
+    def dummy(self, name, octets):
+        return self._packet(self._ask("dummy %s %d" % (name, octets)))
 
     def open(self, name, outer):
         return self._packet(self._ask("open %s %s" % (name, outer.hex())))

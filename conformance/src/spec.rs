@@ -12,8 +12,7 @@ pub enum Start {
 /// One end of a tunnel.
 #[derive(Debug, Clone)]
 pub struct End {
-    /// The outer address; `any` for an unknown one; several with commas between them; empty for
-    /// "not said", which only Postern's own end may be.
+    /// The outer address; `any` for an unknown one.
     pub address: String,
     /// The identity.
     pub id: String,

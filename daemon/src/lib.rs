@@ -6,6 +6,8 @@
 
 pub mod args;
 pub mod config;
+pub mod control;
+pub mod runtime;
 
 use std::{
     io::{self, Write},

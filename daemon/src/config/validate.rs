@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::Path, time::Duration};
 
 use gateway::spec::{ChildSpec, ConnectionSpec, RemoteAddress, TunnelMode};
-use ike::config::{AuthMethod, EncapPolicy, EspProposal};
+use ike::config::{AuthMethod, EncapPolicy};
 use sa_store::{Esn, Limits, OffloadIntent, TrafficSelector};
 
 use super::{
@@ -542,9 +542,4 @@ fn check_overlaps(raw: &RawConfig<'_>, connections: &[ConnectionSpec], findings:
             ),
         }
     }
-}
-
-/// ESP proposals without extended sequence numbers.
-pub(super) fn without_esn(proposals: Vec<EspProposal>) -> Vec<EspProposal> {
-    proposals.into_iter().filter(|p| !p.esn.contains(&Esn::Yes)).collect()
 }

@@ -1,0 +1,1 @@
+//! Watches the addresses of this machine.

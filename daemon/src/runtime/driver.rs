@@ -1,0 +1,268 @@
+//! The drive loop: the one place where the gateway is touched.
+//!
+//! ```text
+//!   management ──ask──▶ ┌────────────────┐ ──transmit──▶ wire
+//!   wire ─datagram────▶ │ handle → drain │ ──request───▶ workers, resolver
+//!   workers ─answer───▶ │   → wait       │ ──outcome───▶ management
+//!   backend ─wake─────▶ └────────────────┘ ──event─────▶ log, followers
+//! ```
+//!
+//! A panic while one input is handled ends that input: it is counted, told, and the loop goes on
+//! with what everybody else has.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
+
+use crypto::random::OsRandom;
+use gateway::{
+    Gateway,
+    command::{CommandId, Outcome},
+    input::Input,
+    output::Output,
+};
+use ike::config::Endpoints;
+use sa_store::Instant;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::{
+    clock::{self, Clock},
+    handle::{Ask, Inbox, Snapshot, TimedEvent},
+    requests::{self, Completion},
+    workers::{Done, Workers},
+};
+
+/// Datagrams that may wait; what comes beyond is dropped, as a full socket buffer would.
+const DATAGRAMS: usize = 1024;
+/// Datagrams handled before timers and management get their turn again.
+const DATAGRAM_BURST: usize = 64;
+/// Events kept for readers.
+const EVENTS: usize = 1000;
+
+/// A datagram from an IKE port, without non-ESP marker.
+#[derive(Debug)]
+pub struct Datagram {
+    /// Both ends.
+    pub path: Endpoints,
+    /// Octets.
+    pub payload: Vec<u8>,
+}
+
+/// Sends a datagram (octets, and whether it is a NAT keepalive) from one end to the other.
+pub type Transmit = Box<dyn FnMut(Endpoints, &[u8], bool) + Send>;
+
+/// The ends that the wire side holds: where datagrams go in, and the waker of the backend.
+#[derive(Clone, Debug)]
+pub struct WireSide {
+    /// Datagrams for the gateway. `try_send`: when it is full, the datagram is dropped.
+    pub datagrams: mpsc::Sender<Datagram>,
+    /// Wakes the loop for `Input::Wake`.
+    pub wake: Arc<Notify>,
+}
+
+/// The driver's ends of the same.
+#[derive(Debug)]
+pub struct DriverSide {
+    datagrams: mpsc::Receiver<Datagram>,
+    wake: Arc<Notify>,
+}
+
+/// The two ends of the way between the wire and the driver.
+#[must_use]
+pub fn wire_channel() -> (WireSide, DriverSide) {
+    let (datagrams, receiver) = mpsc::channel(DATAGRAMS);
+    let wake = Arc::new(Notify::new());
+    let driver = DriverSide { datagrams: receiver, wake: Arc::clone(&wake) };
+    (WireSide { datagrams, wake }, driver)
+}
+
+/// Runs `gateway` on a thread of its own until the inbox is closed (every handle dropped).
+///
+/// # Errors
+/// The system gives no thread or no event loop.
+pub fn spawn(
+    gateway: Gateway,
+    clock: Clock,
+    random: OsRandom,
+    inbox: Inbox,
+    wire: DriverSide,
+    transmit: Transmit,
+) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (completions, completed) = mpsc::unbounded_channel();
+    let back = completions.clone();
+    let done: Done = Arc::new(move |ticket, result| {
+        let _ = back.send((ticket, result));
+    });
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(4);
+    let workers = Workers::start(threads, random, &done)?;
+    let driver = Driver {
+        gateway,
+        clock,
+        workers,
+        completions,
+        transmit,
+        commands: HashMap::new(),
+        next_command: 0,
+        events: VecDeque::with_capacity(EVENTS),
+        tell: inbox.events,
+        internal_errors: 0,
+    };
+    thread::Builder::new()
+        .name("ike".into())
+        .spawn(move || runtime.block_on(driver.run(inbox.asks, completed, wire)))
+}
+
+struct Driver {
+    gateway: Gateway,
+    clock: Clock,
+    workers: Workers,
+    completions: mpsc::UnboundedSender<Completion>,
+    transmit: Transmit,
+    commands: HashMap<CommandId, oneshot::Sender<Outcome>>,
+    next_command: u64,
+    events: VecDeque<TimedEvent>,
+    tell: tokio::sync::broadcast::Sender<TimedEvent>,
+    internal_errors: u64,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Ask>,
+        mut completed: mpsc::UnboundedReceiver<Completion>,
+        mut wire: DriverSide,
+    ) {
+        let mut wire_open = true;
+        loop {
+            let due = self.next_deadline();
+            let deadline = self.clock.deadline(due);
+            tokio::select! {
+                biased;
+                ask = asks.recv() => match ask {
+                    Some(ask) => self.answer(ask),
+                    None => return,
+                },
+                Some((ticket, result)) = completed.recv() => {
+                    self.handle(Input::Completion { ticket, result });
+                }
+                () = wire.wake.notified() => self.handle(Input::Wake),
+                () = tokio::time::sleep_until(deadline) => self.handle(Input::Wake),
+                datagram = wire.datagrams.recv(), if wire_open => match datagram {
+                    Some(datagram) => self.take(&datagram, &mut wire.datagrams),
+                    None => wire_open = false,
+                },
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let gateway = &self.gateway;
+        let timeout = catch_unwind(AssertUnwindSafe(|| gateway.poll_timeout()));
+        timeout.unwrap_or_default().unwrap_or(Instant::NEVER)
+    }
+
+    /// A burst of datagrams, so that a flood costs one round of the loop for many.
+    fn take(&mut self, first: &Datagram, more: &mut mpsc::Receiver<Datagram>) {
+        self.handle(Input::Datagram { path: first.path, payload: &first.payload });
+        for _ in 1..DATAGRAM_BURST {
+            let Ok(next) = more.try_recv() else { return };
+            self.handle(Input::Datagram { path: next.path, payload: &next.payload });
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        match ask {
+            // Whoever asked may be gone by now; that is their business.
+            Ask::Status(reply) => {
+                let (gateway, now) = (&self.gateway, self.clock.now());
+                let status = catch_unwind(AssertUnwindSafe(|| gateway.status(now)));
+                let Ok(status) = status else { return self.failed("the status was made") };
+                let _ = reply.send(Snapshot { status, now, internal_errors: self.internal_errors });
+            }
+            Ask::Events(since, reply) => {
+                let newer = |event: &&TimedEvent| event.record.sequence > since;
+                let _ = reply.send(self.events.iter().filter(newer).cloned().collect());
+            }
+            Ask::Act(command, reply) => {
+                self.next_command += 1;
+                let id = CommandId(self.next_command);
+                self.commands.retain(|_, reply| !reply.is_closed());
+                self.commands.insert(id, reply);
+                self.handle(Input::Command { id, command });
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        let what = match &input {
+            Input::Datagram { path, .. } => format!("a datagram from {}", path.remote),
+            Input::Command { id, .. } => format!("command {}", id.0),
+            Input::Completion { .. } => "an answer".to_owned(),
+            Input::Wake => "a timer".to_owned(),
+        };
+        let now = self.clock.now();
+        let gateway = &mut self.gateway;
+        if catch_unwind(AssertUnwindSafe(|| gateway.handle(now, input))).is_err() {
+            self.failed(&format!("{what} was handled"));
+        }
+        loop {
+            let gateway = &mut self.gateway;
+            match catch_unwind(AssertUnwindSafe(|| gateway.poll_output())) {
+                Ok(Some(output)) => self.act_on(output),
+                Ok(None) => return,
+                Err(_) => return self.failed(&format!("{what} was answered")),
+            }
+        }
+    }
+
+    fn failed(&mut self, while_what: &str) {
+        self.internal_errors += 1;
+        tracing::error!(
+            "an internal error while {while_what}; it was given up, everything else goes on"
+        );
+    }
+
+    fn act_on(&mut self, output: Output) {
+        match output {
+            Output::Transmit { path, payload, keepalive } => {
+                (self.transmit)(path, &payload, keepalive);
+            }
+            Output::Request { ticket, kind } => {
+                requests::start(ticket, kind, &self.workers, &self.completions);
+            }
+            Output::Outcome { id, outcome } => {
+                if let Some(reply) = self.commands.remove(&id) {
+                    let _ = reply.send(outcome);
+                }
+            }
+            Output::Event(record) => {
+                log(&record);
+                let event = TimedEvent { unix_ms: clock::unix_ms(), record };
+                if self.events.len() >= EVENTS {
+                    self.events.pop_front();
+                }
+                self.events.push_back(event.clone());
+                // Nobody may be following.
+                let _ = self.tell.send(event);
+            }
+        }
+    }
+}
+
+/// Events are what operators read in the log too.
+fn log(record: &gateway::read_model::EventRecord) {
+    let target = match (&record.tunnel, &record.child) {
+        (Some(tunnel), Some(child)) => format!("{tunnel}/{child}: "),
+        (Some(tunnel), None) => format!("{tunnel}: "),
+        _ => String::new(),
+    };
+    match &record.code {
+        Some(code) => tracing::warn!("{target}{} ({code}): {}", record.kind, record.message),
+        None => tracing::info!("{target}{}: {}", record.kind, record.message),
+    }
+}

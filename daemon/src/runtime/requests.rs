@@ -1,0 +1,104 @@
+//! Answers what the gateway cannot know itself: names, routes, key exchange.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use gateway::{
+    input::CompletionResult,
+    output::{RequestKind, Ticket},
+};
+use tokio::sync::mpsc;
+
+use super::workers::{Job, Workers};
+
+/// A resolver may take this long.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(15);
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
+
+/// An answer on its way back.
+pub(super) type Completion = (Ticket, CompletionResult);
+
+/// Starts the work for a request; the answer comes through `completions`.
+pub(super) fn start(
+    ticket: Ticket,
+    kind: RequestKind,
+    workers: &Workers,
+    completions: &mpsc::UnboundedSender<Completion>,
+) {
+    match kind {
+        RequestKind::GenerateKey { group } => workers.submit(ticket, Job::Generate { group }),
+        RequestKind::Agree { group: _, private, peer_public } => {
+            workers.submit(ticket, Job::Agree { private, peer_public });
+        }
+        RequestKind::GenerateAndAgree { group, peer_public } => {
+            workers.submit(ticket, Job::GenerateAndAgree { group, peer_public });
+        }
+        RequestKind::Resolve { host } => {
+            let completions = completions.clone();
+            tokio::spawn(async move {
+                let answer = CompletionResult::Resolved(resolve(&host).await);
+                let _ = completions.send((ticket, answer));
+            });
+        }
+        RequestKind::SourceAddress { remote } => {
+            let answer = CompletionResult::Source(source_address(remote));
+            let _ = completions.send((ticket, answer));
+        }
+    }
+}
+
+async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
+    let lookup = tokio::net::lookup_host((host, 0));
+    let found = match tokio::time::timeout(RESOLVE_PATIENCE, lookup).await {
+        Err(_) => return Err(format!("{host} is not resolved in time; check the name servers")),
+        Ok(Err(error)) => return Err(format!("{host} does not resolve: {error}")),
+        Ok(Ok(found)) => found,
+    };
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in found.map(|socket| socket.ip()) {
+        if !addresses.contains(&address) && addresses.len() < MAX_ADDRESSES {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err(format!("{host} has no addresses")) } else { Ok(addresses) }
+}
+
+/// The address the kernel would send from: connecting a datagram socket asks the routes and
+/// sends nothing.
+fn source_address(remote: IpAddr) -> Result<IpAddr, String> {
+    let any = match remote {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let local = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(SocketAddr::new(remote, 500))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    match local() {
+        Ok(address) if !address.is_unspecified() => Ok(address),
+        Ok(_) => Err(format!("no local address reaches {remote}")),
+        Err(error) => Err(format!("there is no route to {remote}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_reached_from_itself() {
+        let home = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(source_address(home), Ok(home));
+    }
+
+    #[tokio::test]
+    async fn names_resolve_or_say_why_not() {
+        assert!(resolve("localhost").await.unwrap().iter().all(IpAddr::is_loopback));
+        let why = resolve("does-not-exist.invalid").await.unwrap_err();
+        assert!(why.contains("does-not-exist.invalid"), "{why}");
+    }
+}

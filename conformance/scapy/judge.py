@@ -2,11 +2,16 @@
 """Holds Postern's ESP against scapy's, packet by packet, both ways.
 
     judge.py --program PATH [--packets N] [--seed S]
+    judge.py --program "ip netns exec GATEWAY PATH" --wire CLIENT,WIRE ...
 
 Every algorithm with and without ESN, the four inner/outer pairs of IPv4 and
 IPv6, raw ESP and ESP in UDP; payloads of every length; sequence numbers that
-cross 2^32; forged and replayed packets. Prints one line a combination that
-fails, then a summary; exit status 0 when nothing failed.
+cross 2^32; forged, replayed and foreign packets. Prints what failed, then a
+summary; exit status 0 when nothing failed.
+
+Without --wire the program seals and opens what it is told on standard input.
+With it, the program is a data plane: the judge is the client on one interface
+and the peer on the other (wire.py).
 """
 
 import argparse
@@ -14,6 +19,7 @@ import collections
 import itertools
 import os
 import random
+import shlex
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -21,67 +27,80 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import oracle  # noqa: E402
 from oracle import IP, UDP, Association, IPv6, Raw, Refused, delivered  # noqa: E402
 from subject import Pipe  # noqa: E402
+from wire import Wire  # noqa: E402
 
-ADDRESSES = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}
-INNER = {4: ("10.1.%d.%d", "10.2.%d.%d"), 6: ("fd00:1::%x:%x", "fd00:2::%x:%x")}
-
-
-def combinations():
-    """Every SA there is to judge."""
-    for suite, esn, inner, outer, udp in itertools.product(
-        sorted(oracle.SUITES), (False, True), (4, 6), (4, 6), (False, True)
-    ):
-        yield {"suite": suite, "esn": esn, "inner": inner, "outer": outer, "udp": udp}
+# Postern's side first.
+OUTER = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}
+# The networks of combination number N, and one that belongs to nobody.
+NETWORKS = {4: ("10.1.%d.0/24", "10.2.%d.0/24"), 6: ("fd00:1:0:%x::/64", "fd00:2:0:%x::/64")}
+FOREIGN = {4: "172.16.0.0/24", 6: "fd00:99::/64"}
 
 
-def words(combination):
-    return "%(suite)s %(esn)s IPv%(inner)d in IPv%(outer)d %(udp)s" % dict(
-        combination,
-        esn="esn" if combination["esn"] else "noesn",
-        udp="udp" if combination["udp"] else "raw",
-    )
+class Combination:
+    """One kind of SA pair, with fresh keys."""
+
+    def __init__(self, number, kind, dice, packets):
+        self.number = number
+        self.suite, self.esn, self.inner, self.outer, self.udp = kind
+        self.networks = tuple(text % number for text in NETWORKS[self.inner])
+        self.specs = {"out": self._spec(OUTER[self.outer], dice, packets)}
+        self.specs["in"] = self._spec(OUTER[self.outer][::-1], dice, packets)
+        # A pair has one set of ports: ours is 4500, the peer's may be behind a NAT.
+        port = dice.choice([4500, dice.randrange(1024, 65536)])
+        self.specs["out"].update(sport=4500, dport=port)
+        self.specs["in"].update(sport=port, dport=4500)
+
+    def _spec(self, addresses, dice, packets):
+        _, key, _, mac = oracle.SUITES[self.suite]
+        if not self.esn:
+            first = dice.choice([1, dice.randrange(1, (1 << 32) - 2 * packets - 9)])
+        elif dice.random() < 0.5:
+            first = dice.choice([1, dice.randrange(1, 1 << 20) << 32])
+        else:
+            # The low half wraps within the run.
+            first = (dice.randrange(1, 1 << 20) << 32) - dice.randrange(packets)
+        return {
+            "number": self.number,
+            "suite": self.suite,
+            "key": dice.randbytes(key),
+            "mac": dice.randbytes(mac),
+            "spi": dice.randrange(256, 1 << 32),
+            "esn": self.esn,
+            "src": addresses[0],
+            "dst": addresses[1],
+            "udp": self.udp,
+            "sequence": first,
+            "networks": self.networks,
+        }
+
+    def __str__(self):
+        return "%s-%s IPv%d in IPv%d %s" % (
+            self.suite, "esn" if self.esn else "noesn", self.inner, self.outer, "in UDP" if self.udp else "raw")
 
 
-def spec_of(combination, dice, packets):
-    """A fresh SA of this kind: keys, SPI, addresses, first sequence number."""
-    _, key, _, mac = oracle.SUITES[combination["suite"]]
-    src, dst = ADDRESSES[combination["outer"]]
-    if combination["esn"]:
-        # Half of them cross a multiple of 2^32 within the run.
-        first = dice.choice([1, dice.randrange(1, 1 << 20) << 32]) if dice.random() < 0.5 else (dice.randrange(1, 1 << 20) << 32) - dice.randrange(packets)
-    else:
-        first = dice.choice([1, dice.randrange(1, (1 << 32) - packets - 1)])
-    return {
-        "suite": combination["suite"],
-        "key": dice.randbytes(key),
-        "mac": dice.randbytes(mac),
-        "spi": dice.randrange(256, 1 << 32),
-        "esn": combination["esn"],
-        "src": src,
-        "dst": dst,
-        "sport": 4500,
-        "dport": dice.choice([4500, dice.randrange(1024, 65536)]),
-        "udp": combination["udp"],
-        "sequence": first,
-    }
+def kinds():
+    """Every kind of SA there is to judge."""
+    return itertools.product(sorted(oracle.SUITES), (False, True), (4, 6), (4, 6), (False, True))
 
 
-def inner_packet(version, length, dice):
+def host(network, dice):
+    """Some address in a network."""
+    prefix = network.split("/")[0]
+    return prefix + "%x" % dice.randrange(1, 65536) if ":" in prefix else prefix[:-1] + str(dice.randrange(1, 255))
+
+
+def inner_packet(source, destination, length, dice):
     """A packet with `length` octets behind its IP header."""
-    low = dice.randrange(256), dice.randrange(1, 255)
-    src, dst = (text % low for text in INNER[version])
-    payload = Raw(dice.randbytes(length))
+    payload, number = Raw(dice.randbytes(length)), 253
     if length >= 8 and dice.random() < 0.7:
         payload = UDP(sport=dice.randrange(65536), dport=dice.randrange(65536)) / Raw(dice.randbytes(length - 8))
         number = 17
+    fields = {"src": host(source, dice), "dst": host(destination, dice)}
+    traffic_class, ttl = dice.choice([0, 0, dice.randrange(256)]), dice.randrange(3, 256)
+    if ":" in source:
+        header = IPv6(tc=traffic_class, hlim=ttl, fl=dice.randrange(1 << 20), nh=number, **fields)
     else:
-        number = 253
-    traffic_class = dice.choice([0, 0, dice.randrange(256)])
-    ttl = dice.randrange(2, 256)
-    if version == 4:
-        header = IP(src=src, dst=dst, tos=traffic_class, ttl=ttl, id=dice.randrange(65536), proto=number, flags=dice.choice([0, "DF"]))
-    else:
-        header = IPv6(src=src, dst=dst, tc=traffic_class, hlim=ttl, fl=dice.randrange(1 << 20), nh=number)
+        header = IP(tos=traffic_class, ttl=ttl, id=dice.randrange(65536), proto=number, flags=dice.choice([0, "DF"]), **fields)
     return bytes(header / payload)
 
 
@@ -94,66 +113,78 @@ class Judge:
     def fail(self, combination, text):
         self.count["failures"] += 1
         if len(self.failures) < 20:
-            self.failures.append("%s: %s" % (words(combination), text))
+            self.failures.append("%s: %s" % (combination, text))
 
-    def postern_seals(self, number, combination, lengths):
-        spec = spec_of(combination, self.dice, len(lengths))
-        name = "out%d" % number
-        self.subject.install(name, "out", spec)
-        theirs = Association(spec)
+    def install(self, combination):
+        for direction, spec in combination.specs.items():
+            self.subject.install("%s%d" % (direction, combination.number), direction, spec)
+
+    def postern_seals(self, combination, lengths):
+        name = "out%d" % combination.number
+        theirs = Association(combination.specs["out"])
+        local, remote = combination.networks
         for length in lengths:
-            inner = inner_packet(combination["inner"], length, self.dice)
+            inner = inner_packet(local, remote, length, self.dice)
             outer, error = self.subject.seal(name, inner)
             if outer is None:
-                self.fail(combination, "did not seal %d octets: %s" % (len(inner), error))
-                return
+                return self.fail(combination, "did not seal %d octets: %s" % (len(inner), error))
+            inner = self.subject.forwarded(inner)
             try:
                 opened = theirs.open(outer, inner)
             except Refused as refusal:
-                self.fail(combination, "sealed %d octets, but %s" % (len(inner), refusal))
-                return
+                return self.fail(combination, "sealed %d octets, but %s" % (len(inner), refusal))
             if opened != inner:
-                self.fail(combination, "sealed %s, scapy opened %s" % (inner.hex(), opened.hex()))
-                return
+                return self.fail(combination, "sealed %s, scapy opened %s" % (inner.hex(), opened.hex()))
             self.count["sealed by Postern, opened by scapy"] += 1
+            if self.subject.makes_dummies and self.dice.random() < 0.05:
+                self.dummy(name, combination, theirs, length)
 
-    def postern_opens(self, number, combination, lengths):
-        spec = spec_of(combination, self.dice, len(lengths))
-        name = "in%d" % number
-        self.subject.install(name, "in", spec)
-        theirs = Association(spec)
+    def dummy(self, name, combination, theirs, length):
+        outer, error = self.subject.dummy(name, length)
+        try:
+            if outer is None:
+                raise Refused(error)
+            theirs.open(outer, dummy=True)
+        except Refused as refusal:
+            self.fail(combination, "dummy packet of %d octets: %s" % (length, refusal))
+        self.count["dummy packets by Postern, known as such by scapy"] += 1
+
+    def postern_opens(self, combination, lengths):
+        name = "in%d" % combination.number
+        theirs = Association(combination.specs["in"])
+        local, remote = combination.networks
         for length in lengths:
-            inner = inner_packet(combination["inner"], length, self.dice)
+            inner = inner_packet(remote, local, length, self.dice)
             ecn = self.dice.choice([0, 0, self.dice.randrange(4)])
             outer = theirs.seal(inner, ecn=ecn, dscp=self.dice.randrange(64))
             if self.dice.random() < 0.15:
-                self.forged(name, combination, outer)
+                self.refused(name, combination, self.forged(outer, combination), "forged packets refused")
             expected = delivered(inner, ecn)
-            opened, error = self.subject.open(name, outer)
             if expected is None:
-                if opened is not None:
-                    self.fail(combination, "took a CE mark over a packet that knows no ECN")
-                self.count["dropped as RFC 6040 asks"] += 1
-            elif opened != expected:
-                self.fail(combination, "scapy sealed %s, opened was %s (%s)" % (expected.hex(), opened and opened.hex(), error))
-                return
-            else:
-                self.count["sealed by scapy, opened by Postern"] += 1
+                self.refused(name, combination, outer, "dropped as RFC 6040 asks")
+                continue
+            opened, error = self.subject.open(name, outer)
+            expected = self.subject.forwarded(expected)
+            if opened != expected:
+                return self.fail(combination, "scapy sealed %s, opened was %s (%s)" % (expected.hex(), opened and opened.hex(), error))
+            self.count["sealed by scapy, opened by Postern"] += 1
             if self.dice.random() < 0.1:
-                again, _ = self.subject.open(name, outer)
-                if again is not None:
-                    self.fail(combination, "took a packet twice")
-                self.count["replayed packets refused"] += 1
+                self.refused(name, combination, outer, "replayed packets refused")
+            if self.dice.random() < 0.05:
+                foreign = inner_packet(FOREIGN[combination.inner], local, length, self.dice)
+                self.refused(name, combination, theirs.seal(foreign), "packets outside the selectors refused")
 
-    def forged(self, name, combination, outer):
-        """One bit of the ESP packet is another: refused, and nothing moves."""
-        header = (40 if outer[0] >> 4 == 6 else 20) + (8 if combination["udp"] else 0)
-        at = self.dice.randrange(header + 4, len(outer))
-        forged = outer[:at] + bytes([outer[at] ^ 1 << self.dice.randrange(8)]) + outer[at + 1 :]
-        opened, _ = self.subject.open(name, forged)
+    def refused(self, name, combination, outer, what):
+        opened, _ = self.subject.open(name, outer, refusal=True)
         if opened is not None:
-            self.fail(combination, "took a packet with a changed bit at %d" % at)
-        self.count["forged packets refused"] += 1
+            self.fail(combination, "not among the %s: %s" % (what, opened.hex()))
+        self.count[what] += 1
+
+    def forged(self, outer, combination):
+        """One bit of the ESP packet behind the SPI is another."""
+        header = (40 if outer[0] >> 4 == 6 else 20) + (8 if combination.udp else 0)
+        at = self.dice.randrange(header + 4, len(outer))
+        return outer[:at] + bytes([outer[at] ^ 1 << self.dice.randrange(8)]) + outer[at + 1 :]
 
 
 def main():
@@ -162,22 +193,28 @@ def main():
     parser.add_argument("--packets", type=int, default=5760)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--longest", type=int, default=1440, help="octets behind the inner header")
+    parser.add_argument("--wire", default=None, metavar="CLIENT,WIRE", help="interfaces of a data plane")
     arguments = parser.parse_args()
     seed = random.randrange(1 << 32) if arguments.seed is None else arguments.seed
     dice = random.Random(seed)
     random.seed(seed)
 
-    every = list(combinations())
+    program = shlex.split(arguments.program)
+    subject = Wire(program, *arguments.wire.split(",")) if arguments.wire else Pipe(program)
+    judge = Judge(subject, dice)
+    every = list(kinds())
     each = -(-arguments.packets // (2 * len(every)))
+    combinations = [Combination(number, kind, dice, each) for number, kind in enumerate(every)]
+    for combination in combinations:
+        judge.install(combination)
+    subject.start()
     # Each direction goes through every length on its own.
     sealed, opened = (
         itertools.cycle(dice.sample(range(arguments.longest + 1), arguments.longest + 1)) for _ in range(2)
     )
-    subject = Pipe(arguments.program)
-    judge = Judge(subject, dice)
-    for number, combination in enumerate(every):
-        judge.postern_seals(number, combination, list(itertools.islice(sealed, each)))
-        judge.postern_opens(number, combination, list(itertools.islice(opened, each)))
+    for combination in combinations:
+        judge.postern_seals(combination, list(itertools.islice(sealed, each)))
+        judge.postern_opens(combination, list(itertools.islice(opened, each)))
     status = subject.close()
     if status != 0:
         judge.failures.append("the subject ended with %d" % status)

@@ -3,9 +3,10 @@
 
 With no fault planted the judge has to be content, with one it has to notice:
 
-    PLANT=esn|iv|padding|replay|forgery|checksum|length judge.py --program mirror.py
+    PLANT=esn|iv|padding|replay|forgery|selectors|checksum judge.py --program mirror.py
 """
 
+import ipaddress
 import os
 import sys
 
@@ -33,6 +34,7 @@ class Sa:
             "sequence": int(fields["next"]),
         })
         self.seen = set()
+        self.networks = [ipaddress.ip_network(fields[name]) for name in ("remote_ts", "local_ts")]
 
     def seal(self, inner):
         sa = self.association.sa
@@ -49,9 +51,15 @@ class Sa:
         outer = self.association.seal(inner, traffic_class & 3, traffic_class >> 2)
         if PLANT == "checksum" and outer[0] >> 4 == 4:
             outer = outer[:10] + bytes([outer[10] ^ 1]) + outer[11:]
-        if PLANT == "length" and len(inner) - (40 if six else 20) == 80:
-            raise ValueError("planted")
         return outer
+
+    def dummy(self, octets):
+        """scapy makes no dummy packets: one with another protocol number in it."""
+        split, oracle.ipsec.split_for_transport = oracle.ipsec.split_for_transport, dummy_split(octets)
+        try:
+            return self.seal(bytes(IP(src="10.1.0.1", dst="10.2.0.1")))
+        finally:
+            oracle.ipsec.split_for_transport = split
 
     def open(self, outer):
         packet = IPv6(outer) if outer[0] >> 4 == 6 else IP(outer)
@@ -71,10 +79,24 @@ class Sa:
         inner = bytes(association.sa.decrypt(packet, verify=PLANT != "forgery"))
         self.seen.add(sequence)
         association.sequence = sequence + 1
+        packet = IPv6(inner) if inner[0] >> 4 == 6 else IP(inner)
+        ends = (ipaddress.ip_address(end) for end in (packet.src, packet.dst))
+        if PLANT != "selectors" and any(end not in network for end, network in zip(ends, self.networks)):
+            raise ValueError("policy")
         inner = delivered(inner, ecn)
         if inner is None:
             raise ValueError("ecn")
         return inner
+
+
+def dummy_split(octets):
+    plain = oracle.ipsec.split_for_transport
+
+    def split(packet, protocol):
+        header, _, _ = plain(packet, protocol)
+        return header, 59, oracle.Raw(bytes(octets))
+
+    return split
 
 
 def odd_padding(algo):
@@ -96,6 +118,8 @@ def main():
             if verb == "sa":
                 sas[name] = Sa(rest[0], dict(word.split("=", 1) for word in rest[1:]))
                 answer = "ok"
+            elif verb == "dummy":
+                answer = "packet " + sas[name].dummy(int(rest[0])).hex()
             else:
                 packet = bytes.fromhex(rest[0])
                 answer = "packet " + (sas[name].seal(packet) if verb == "seal" else sas[name].open(packet)).hex()

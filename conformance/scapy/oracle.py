@@ -17,6 +17,7 @@ import warnings
 warnings.filterwarnings("ignore")
 os.environ.setdefault("SCAPY_USE_PCAPDNET", "no")
 
+from scapy.layers import ipsec  # noqa: E402
 from scapy.layers.inet import IP, UDP  # noqa: E402
 from scapy.layers.inet6 import IPv6  # noqa: E402
 from scapy.layers.ipsec import (  # noqa: E402
@@ -136,11 +137,11 @@ class Association:
             outer = outer[: at + 4] + struct.pack("!H", len(outer) - at) + outer[at + 6 :]
         return outer
 
-    def open(self, outer, inner=None):
+    def open(self, outer, inner=None, dummy=False):
         """The inner packet in `outer` (bytes), after every rule a sender has to keep.
 
         `inner`, where known, is what the packet was made from: the outer header's
-        DSCP, ECN and DF follow from it.
+        DSCP, ECN and DF follow from it. A `dummy` packet has no inner one: None.
         """
         packet = self._outer(outer, inner)
         self._at(self.sequence)
@@ -150,13 +151,13 @@ class Association:
         if esp.seq != self.sequence & 0xFFFFFFFF:
             raise Refused("sequence number %d, expected %d" % (esp.seq, self.sequence))
         self._iv(bytes(esp.data))
-        self._trailer(esp)
+        self._trailer(esp, (59,) if dummy else (4, 41))
         try:
             opened = self.sa.decrypt(packet)
         except IPSecIntegrityError as error:
             raise Refused("scapy refuses the ICV: %s" % error)
         self.sequence += 1
-        return bytes(opened)
+        return None if dummy else bytes(opened)
 
     def _outer(self, outer, inner):
         spec = self.spec
@@ -217,7 +218,7 @@ class Association:
             raise Refused("the IV %s was used before" % iv.hex())
         self.ivs.add(iv)
 
-    def _trailer(self, esp):
+    def _trailer(self, esp, next_headers):
         try:
             plain = self.sa.crypt_algo.decrypt(
                 self.sa,
@@ -235,8 +236,8 @@ class Association:
             raise Refused("padding of %d octets behind %d" % (plain.padlen, len(plain.data)))
         if self._padding(esp, plain) != bytes(range(1, plain.padlen + 1)):
             raise Refused("the padding is not 1, 2, 3 and so on")
-        if plain.nh not in (4, 41):
-            raise Refused("next header %d in tunnel mode" % plain.nh)
+        if plain.nh not in next_headers:
+            raise Refused("next header %d, expected one of %s" % (plain.nh, next_headers))
 
     def _padding(self, esp, plain):
         """The padding, which scapy cuts off without a look: decrypted once more, as it stands."""

@@ -249,7 +249,10 @@ fn scenario_name() -> String {
     let program = program.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy());
     let program = program.unwrap_or_default();
     let program = program.rsplit_once('-').map_or(&*program, |(stem, _)| stem).to_owned();
-    let thread = std::thread::current().name().unwrap_or("main").to_owned();
+    let thread = match std::thread::current().name() {
+        Some("main") | None => std::env::args().nth(1).unwrap_or_default(),
+        Some(name) => name.to_owned(),
+    };
     format!("{program}-{}", thread.replace("::", "-"))
 }
 

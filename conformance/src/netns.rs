@@ -1,7 +1,8 @@
 //! Network namespaces, named after the process that made them, so that a later run can take away
 //! what a killed one left.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -81,6 +82,13 @@ impl Namespace {
         all
     }
 
+    /// Gives programs in it names for addresses, as lines of /etc/hosts.
+    pub fn hosts(&self, lines: &str) -> Outcome {
+        let folder = hosts_folder(&self.name);
+        fs::create_dir_all(&folder)?;
+        Ok(fs::write(folder.join("hosts"), lines)?)
+    }
+
     /// Writes kernel settings by their dotted names.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Outcome {
         let script: String = settings
@@ -111,6 +119,12 @@ fn remove(name: &str) {
         }
     }
     let _ = run(&["ip", "netns", "del", name], limit);
+    let _ = fs::remove_dir_all(hosts_folder(name));
+}
+
+/// `ip netns exec` puts the files in this folder over those in /etc.
+fn hosts_folder(name: &str) -> PathBuf {
+    Path::new("/etc/netns").join(name)
 }
 
 /// Takes away the namespaces of earlier runs of this harness whose process is gone.

@@ -340,7 +340,15 @@ fn write_tunnel(text: &mut String, tunnel: &Tunnel) -> std::fmt::Result {
     };
     writeln!(text, "\n[tunnels.{}]\nmode = \"{mode}\"", tunnel.name)?;
     for (key, end) in [("local", &tunnel.local), ("remote", &tunnel.remote)] {
-        writeln!(text, "{key} = {{ address = \"{}\", id = \"{}\" }}", end.address, end.id)?;
+        let address = match end.address.as_str() {
+            "" => String::new(),
+            one if !one.contains(',') => format!("address = \"{one}\", "),
+            several => {
+                let all: Vec<String> = several.split(',').map(str::to_owned).collect();
+                format!("address = {}, ", list(&all))
+            }
+        };
+        writeln!(text, "{key} = {{ {address}id = \"{}\" }}", end.id)?;
     }
     writeln!(text, "auth = {{ psk = \"{}\" }}", tunnel.psk)?;
     let mut ike = format!("proposals = {}", list(&tunnel.ike));

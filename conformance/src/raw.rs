@@ -36,7 +36,8 @@ fn section(rest: &mut &str) -> Option<Map<String, Value>> {
             *rest = after;
             map.insert(key, Value::Object(section(rest)?));
         } else if let Some(after) = rest.strip_prefix("=[") {
-            let (items, after) = after.split_once(']')?;
+            let end = list_end(after)?;
+            let (items, after) = (after.get(..end)?, after.get(end + 1..)?);
             let items = items.split_whitespace().map(|item| Value::String(item.to_owned()));
             map.insert(key, Value::Array(items.collect()));
             *rest = after;
@@ -47,6 +48,20 @@ fn section(rest: &mut &str) -> Option<Map<String, Value>> {
             *rest = after.get(end..)?;
         }
     }
+}
+
+/// Where the bracket that closes a list stands; selectors have brackets of their own.
+fn list_end(text: &str) -> Option<usize> {
+    let mut open = 0_u32;
+    for (at, sign) in text.char_indices() {
+        match sign {
+            '[' => open += 1,
+            ']' if open == 0 => return Some(at),
+            ']' => open -= 1,
+            _ => (),
+        }
+    }
+    None
 }
 
 /// A value ends at the closing brace or where the next `key=`, `key {` begins; it may hold
@@ -74,7 +89,7 @@ mod tests {
     #[test]
     fn a_listing_is_read() {
         let line = "list-sa event {site {uniqueid=1 version=2 state=ESTABLISHED local-id=a b \
-                    child-sas {net-1 {name=net local-ts=[10.1.0.0/16 fd01::/48] state=INSTALLED} \
+                    child-sas {net-1 {name=net local-ts=[10.1.0.0/16[udp/7001] fd01::/48] state=INSTALLED} \
                     net-2 {name=net bytes-in=0}} nat-any=yes}}";
         let message = parse(line).unwrap();
         assert_eq!(message.name, "list-sa");

@@ -12,7 +12,8 @@ pub enum Start {
 /// One end of a tunnel.
 #[derive(Debug, Clone)]
 pub struct End {
-    /// The outer address; `any` for an unknown one.
+    /// The outer address; `any` for an unknown one; several with commas between them; empty for
+    /// "not said", which only Postern's own end may be.
     pub address: String,
     /// The identity.
     pub id: String,

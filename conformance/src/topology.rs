@@ -189,6 +189,20 @@ impl Network {
         }
     }
 
+    /// Lets nothing that is forwarded leave a gateway in clear. strongSwan has no policy without
+    /// an SA; an operator who wants what Postern promises adds such a rule.
+    pub fn hold_back(&self, side: Side) -> Outcome {
+        self.gateway(side).nft(
+            "table inet closed { chain forward {\ntype filter hook forward priority 0\n\
+             oifname \"out\" drop\n}\n}",
+        )
+    }
+
+    /// Takes back [`Network::hold_back`].
+    pub fn let_go(&self, side: Side) -> Outcome {
+        self.gateway(side).nft("")
+    }
+
     /// Stops everything on the wire, as a cut cable does that nobody notices.
     pub fn cut(&self) -> Outcome {
         match self.wire_kind {
@@ -199,11 +213,14 @@ impl Network {
         }
     }
 
-    /// Drops this share of the packets on the wire, in percent.
+    /// Drops this share of the packets on the wire, in percent. The neighbours' own talk is
+    /// spared: a gateway that cannot resolve its neighbour loses packets by itself.
     pub fn lose(&self, percent: u8) -> Outcome {
         self.wire.nft(&format!(
             "table bridge lossy {{ chain forward {{\ntype filter hook forward priority 0\n\
-             numgen random mod 100 < {percent} drop\n}}\n}}"
+             ether type ip numgen random mod 100 < {percent} drop\n\
+             ether type ip6 ip6 nexthdr != ipv6-icmp numgen random mod 100 < {percent} drop\n\
+             }}\n}}"
         ))
     }
 

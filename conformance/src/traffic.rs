@@ -133,9 +133,12 @@ impl fmt::Display for Direction {
             "{} sent at {}/s, {} lost, {} doubled, {} changed",
             self.sent, self.rate, self.lost, self.doubled, self.corrupt
         )?;
-        for (first, last, at) in &self.gaps {
+        for (first, last, at) in self.gaps.iter().take(8) {
             let seconds = *at as f64 / 1000.0;
             write!(f, "; missing {first} to {last} (after {seconds:.3})")?;
+        }
+        if self.gaps.len() > 8 {
+            write!(f, "; and {} gaps or more", self.gaps.len() - 8)?;
         }
         Ok(())
     }

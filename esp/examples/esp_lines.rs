@@ -3,6 +3,7 @@
 //! ```text
 //! sa NAME in|out WORDS...   -> ok                     (the words: record_line.rs)
 //! seal NAME HEX             -> packet HEX | error WHY  an inner packet, the whole outer one back
+//! dummy NAME OCTETS         -> packet HEX | error WHY  a dummy packet (RFC 4303 §2.6)
 //! open NAME HEX             -> packet HEX | error WHY  a whole outer packet, the inner one back
 //! ```
 //!
@@ -61,10 +62,17 @@ fn answer(
             sas.insert((*name).to_owned(), sa);
             Ok(None)
         }
+        ["dummy", name, octets] => match (sas.get(*name), octets.parse()) {
+            (Some(Sa::Out(sa)), Ok(len)) => seal(sa, SealSource::Dummy { len }, len).map(Some),
+            _ => Err(format!("no outbound SA {name}, or no number")),
+        },
         [verb @ ("seal" | "open"), name, packet] => {
             let packet = record_line::hex(packet).ok_or("not hex")?;
             match (*verb, sas.get(*name)) {
-                ("seal", Some(Sa::Out(sa))) => seal(sa, &packet).map(Some),
+                ("seal", Some(Sa::Out(sa))) => {
+                    let source = SealSource::Parts { head: &packet, body: &[] };
+                    seal(sa, source, packet.len()).map(Some)
+                }
                 ("open", Some(Sa::In(sa))) => open(sa, &packet).map(Some),
                 _ => Err(format!("no such SA: {name}")),
             }
@@ -92,9 +100,8 @@ fn build(words: &[&str], number: usize, engines: &Engines) -> Result<Sa, String>
     built.map_err(|error| error.to_string())
 }
 
-fn seal(sa: &OutboundSa, inner: &[u8]) -> Result<Vec<u8>, String> {
-    let mut slot = vec![0; sa.sealed_len(inner.len())];
-    let source = SealSource::Parts { head: inner, body: &[] };
+fn seal(sa: &OutboundSa, source: SealSource<'_>, len: usize) -> Result<Vec<u8>, String> {
+    let mut slot = vec![0; sa.sealed_len(len)];
     let mut burst = [SealPacket::new(sa, source, &mut slot)];
     seal_burst(&mut burst);
     let [packet] = &burst;

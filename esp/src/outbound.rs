@@ -7,7 +7,7 @@ use crypto::aead::{Engines, IvGenerator, SealJob, Suffix, SuiteKey};
 use sa_store::{
     DfPolicy, Direction, DscpPolicy, EcnPolicy, Encapsulation, Esn, EspSpi, Mode, SaRecord,
     TrafficSelector,
-    live::{DropReason, LiveSa},
+    live::{DropReason, LimitReached, LiveSa},
 };
 
 use crate::{
@@ -495,6 +495,9 @@ fn number_run(run: &mut [SealPacket<'_>]) {
         if let Err(reason) = outcome {
             packet.outcome = Err(reason);
         }
+    }
+    if (granted as u64) < wanted {
+        live.stop(LimitReached::Sequence);
     }
 }
 

@@ -280,14 +280,14 @@ impl LiveSa {
         self.esn
     }
 
-    /// Takes `wanted` sequence numbers (fewer near the end) for a burst, and notes soft and hard
-    /// exhaustion. None when the SA has stopped.
+    /// Takes `wanted` sequence numbers (fewer near the end) for a burst. None when the SA has
+    /// stopped; when there is none left the SA stops.
     pub fn reserve(&self, wanted: u64) -> SequenceRange {
         if self.is_stopped() {
             return SequenceRange { first: 0, count: 0 };
         }
         let range = self.sequence.reserve(wanted);
-        if range.len() < wanted {
+        if range.is_empty() && wanted > 0 {
             self.stop(LimitReached::Sequence);
         }
         if self.sequence.is_soft_exhausted() {

@@ -40,3 +40,6 @@ pub use selectors::TrafficSelectors;
 pub const MAX_PAYLOADS: usize = 128;
 /// Octets of a message, which must fit a datagram.
 pub const MAX_MESSAGE_LEN: usize = 65_535;
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use crypto::aead::{Engines, JobState, OpenJob, SuiteKey};
+use crypto::aead::{Engines, OpenJob, SuiteKey};
 use sa_store::{
     Direction, EcnPolicy, Esn, EspSpi, Mode, SaRecord, TrafficSelector,
     live::{DropReason, LiveSa},
@@ -274,14 +274,11 @@ pub fn open_burst(packets: &mut [OpenPacket<'_>]) {
                 Err(reason) => packet.drop_for(reason),
             }
         }
-        let mut waiting = chunk.iter_mut();
-        let mut jobs: [OpenJob<'_>; CHUNK] =
-            core::array::from_fn(|_| waiting.next().map_or_else(OpenJob::vacant, OpenPacket::job));
-        // Vacant places fail at once, so the whole array may go.
-        crypto::aead::open_burst(&mut jobs);
-        let states = jobs.map(|job| job.state());
-        for (packet, state) in chunk.iter_mut().zip(states) {
-            packet.settle(state);
+        // Small bursts do not pay for a large array.
+        match chunk.len() {
+            1 => open_jobs::<1>(chunk),
+            2..=8 => open_jobs::<8>(chunk),
+            _ => open_jobs::<CHUNK>(chunk),
         }
         for run in chunk.chunk_by_mut(|a, b| core::ptr::eq(a.sa, b.sa)) {
             book_run(run);
@@ -289,15 +286,20 @@ pub fn open_burst(packets: &mut [OpenPacket<'_>]) {
     }
 }
 
-impl OpenPacket<'_> {
-    fn settle(&mut self, state: JobState) {
-        if !self.alive {
-            return;
-        }
-        let result = state.result().map_err(|_| DropReason::Auth).and_then(|()| self.accept());
+/// Has the engines open at most `N` packets, and looks inside those that were authentic.
+fn open_jobs<const N: usize>(packets: &mut [OpenPacket<'_>]) {
+    let count = packets.len().min(N);
+    let mut waiting = packets.iter_mut();
+    let mut jobs: [OpenJob<'_>; N] =
+        core::array::from_fn(|_| waiting.next().map_or_else(OpenJob::vacant, OpenPacket::job));
+    crypto::aead::open_burst(jobs.get_mut(..count).unwrap_or_default());
+    let authentic: [bool; N] =
+        core::array::from_fn(|i| jobs.get(i).is_some_and(|job| job.state().result().is_ok()));
+    for (packet, authentic) in packets.iter_mut().zip(authentic).filter(|(p, _)| p.alive) {
+        let result = if authentic { packet.accept() } else { Err(DropReason::Auth) };
         match result {
-            Ok(outcome) => self.outcome = outcome,
-            Err(reason) => self.drop_for(reason),
+            Ok(outcome) => packet.outcome = outcome,
+            Err(reason) => packet.drop_for(reason),
         }
     }
 }

@@ -10,6 +10,28 @@
 //! one SA may be used by many workers. Bursts may mix SAs. Nothing here allocates per packet.
 //!
 //! Every packet ends with an outcome of its own, and drops are counted in the SA, by reason.
+//!
+//! # Example
+//!
+//! ```
+//! use esp::{InboundSa, OpenPacket, OutboundSa, SealPacket, SealSource, open_burst, seal_burst};
+//!
+//! /// Through the tunnel: what one gateway seals, the other opens.
+//! fn through(here: &OutboundSa, there: &InboundSa, inner: &[u8]) -> Option<Vec<u8>> {
+//!     let mut slot = vec![0; here.sealed_len(inner.len())];
+//!     let source = SealSource::Parts { head: inner, body: &[] };
+//!     let mut burst = [SealPacket::new(here, source, &mut slot)];
+//!     seal_burst(&mut burst);
+//!     let mut on_the_wire = burst[0].sealed()?.to_vec();
+//!
+//!     let mut burst = [OpenPacket::new(there, &mut on_the_wire, None)];
+//!     open_burst(&mut burst);
+//!     Some(burst[0].inner()?.to_vec())
+//! }
+//! ```
+//!
+//! What this room never does: choose an SA, wait, log, or tell anybody why a packet was not
+//! authentic.
 
 #![no_std]
 

@@ -9,6 +9,7 @@ use sa_store::{
     TrafficSelector,
     live::{DropReason, LimitReached, LiveSa},
 };
+use zeroize::Zeroize;
 
 use crate::{
     BuildError, CHUNK, ESP_HEADER_LEN,
@@ -41,8 +42,8 @@ pub enum InnerHops {
     Decrement,
 }
 
-/// What a record does not say about an outbound SA.
-#[derive(Clone, Copy)]
+/// What a record does not say about an outbound SA. The seed is wiped on drop.
+#[derive(Clone)]
 pub struct OutboundOptions {
     /// Fresh random octets; CBC suites make unpredictable IVs from them.
     pub iv_seed: [u8; 16],
@@ -64,6 +65,12 @@ impl OutboundOptions {
             outer_hop_limit: 64,
             inner_hops: InnerHops::Keep,
         }
+    }
+}
+
+impl Drop for OutboundOptions {
+    fn drop(&mut self) {
+        self.iv_seed.zeroize();
     }
 }
 
@@ -455,20 +462,33 @@ pub fn seal_burst(packets: &mut [SealPacket<'_>]) {
         for run in chunk.chunk_by_mut(|a, b| core::ptr::eq(a.sa, b.sa)) {
             number_run(run);
         }
-        let mut waiting = chunk.iter_mut();
-        let mut jobs: [SealJob<'_>; CHUNK] =
-            core::array::from_fn(|_| waiting.next().map_or_else(SealJob::vacant, SealPacket::job));
-        // Vacant places fail at once, so the whole array may go.
-        crypto::aead::seal_burst(&mut jobs);
-        let states = jobs.map(|job| job.state());
-        for (packet, state) in chunk.iter_mut().zip(states) {
-            if packet.outcome.is_ok() && state.result().is_err() {
-                packet.outcome = Err(DropReason::Malformed);
-            }
+        // Small bursts do not pay for a large array.
+        match chunk.len() {
+            1 => seal_jobs::<1>(chunk),
+            2..=8 => seal_jobs::<8>(chunk),
+            _ => seal_jobs::<CHUNK>(chunk),
+        }
+        for packet in chunk {
             match packet.outcome {
                 Ok(_) => packet.finish(),
                 Err(reason) => packet.sa.live.count_drop(reason, 1),
             }
+        }
+    }
+}
+
+/// Has the engines seal at most `N` packets.
+fn seal_jobs<const N: usize>(packets: &mut [SealPacket<'_>]) {
+    let count = packets.len().min(N);
+    let mut waiting = packets.iter_mut();
+    let mut jobs: [SealJob<'_>; N] =
+        core::array::from_fn(|_| waiting.next().map_or_else(SealJob::vacant, SealPacket::job));
+    crypto::aead::seal_burst(jobs.get_mut(..count).unwrap_or_default());
+    let done: [bool; N] =
+        core::array::from_fn(|i| jobs.get(i).is_some_and(|job| job.state().result().is_ok()));
+    for (packet, done) in packets.iter_mut().zip(done) {
+        if packet.outcome.is_ok() && !done {
+            packet.outcome = Err(DropReason::Malformed);
         }
     }
 }

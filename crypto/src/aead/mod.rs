@@ -17,6 +17,18 @@
 //! an [`Engine`] does a run of jobs whose keys it made. A job carries its own outcome, so an
 //! engine in hardware can answer [`Progress::Pending`] and finish in [`Engine::poll_seal`].
 //!
+//! ```
+//! use crypto::aead::{Engines, split_keymat};
+//! use sa_store::{EspCipher, EspSuite};
+//!
+//! let suite = EspSuite::new(EspCipher::AesGcm16(128), None).unwrap();
+//! let keys = split_keymat(suite, &[7; 20]).unwrap(); // 16 of key, 4 of salt
+//! let key = Engines::portable().key(suite, &keys).unwrap();
+//! let mut record = [&[0, 0, 0, 0, 0, 0, 0, 1][..], b"plaintext", &[0; 16]].concat();
+//! key.seal(b"aad", &mut record).unwrap();
+//! assert_eq!(key.open(b"aad", &mut record).unwrap(), b"plaintext");
+//! ```
+//!
 //! Failures do not say why: [`AeadError`] is the same for a wrong ICV, a short record and a bad
 //! length, and MACs are compared in constant time.
 

@@ -1,0 +1,5 @@
+//! Policies as the data plane and steering both see them: an ordered list of rectangles.
+
+mod rule;
+
+pub(crate) use rule::{Rule, Span, Verdict, compile, in_layers};

@@ -1,0 +1,315 @@
+//! From SPD entries to rules: one local range, one remote range, one protocol.
+//!
+//! The data plane looks packets up in these rules and steering writes them to nftables, so that
+//! both always agree on what is protected.
+
+use std::net::IpAddr;
+
+use hw_offload::{PolicyAction, PolicySet};
+use sa_store::{ChildId, PortRange, Prefix, TrafficSelector, TunnelId};
+
+/// Protocols whose first four octets are a source and a destination port.
+pub(crate) const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
+
+/// An inclusive range of addresses of one family as numbers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Span {
+    /// First.
+    pub start: u128,
+    /// Last.
+    pub end: u128,
+}
+
+impl Span {
+    /// An address as a number.
+    pub(crate) fn bits(address: IpAddr) -> u128 {
+        match address {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        }
+    }
+
+    /// The number as an address.
+    pub(crate) fn address(v4: bool, bits: u128) -> IpAddr {
+        if v4 {
+            IpAddr::V4(u32::try_from(bits).unwrap_or(u32::MAX).into())
+        } else {
+            IpAddr::V6(bits.into())
+        }
+    }
+
+    /// Everything.
+    pub(crate) fn full(v4: bool) -> Self {
+        Self { start: 0, end: if v4 { u128::from(u32::MAX) } else { u128::MAX } }
+    }
+
+    fn of_prefix(prefix: Prefix) -> Self {
+        Self { start: Self::bits(prefix.first()), end: Self::bits(prefix.last()) }
+    }
+
+    pub(crate) const fn contains(self, bits: u128) -> bool {
+        self.start <= bits && bits <= self.end
+    }
+
+    pub(crate) const fn covers(self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    pub(crate) const fn overlaps(self, other: Self) -> bool {
+        self.start <= other.end && other.start <= self.end
+    }
+
+    /// The prefixes that make up the range.
+    pub(crate) fn prefixes(self, v4: bool) -> Vec<(IpAddr, u8)> {
+        let width: u32 = if v4 { 32 } else { 128 };
+        let mut all = Vec::new();
+        let mut at = self.start;
+        loop {
+            // The largest aligned block at `at` that does not reach behind the end.
+            let aligned = if at == 0 { width } else { at.trailing_zeros().min(width) };
+            let room = (self.end - at).saturating_add(1).checked_ilog2().unwrap_or(width);
+            let room = if self.end - at == u128::MAX { width } else { room };
+            let host = aligned.min(room);
+            all.push((Self::address(v4, at), u8::try_from(width - host).unwrap_or(0)));
+            let block = if host >= 128 { break } else { 1_u128 << host };
+            match at.checked_add(block) {
+                Some(next) if next <= self.end => at = next,
+                _ => break,
+            }
+        }
+        all
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// Through the outbound SA of this child.
+    Protect(TunnelId, ChildId),
+    /// Stays clear.
+    Bypass,
+    /// Is dropped.
+    Discard,
+}
+
+impl Verdict {
+    /// Whether steering has to catch it.
+    pub(crate) const fn is_caught(self) -> bool {
+        !matches!(self, Self::Bypass)
+    }
+}
+
+/// One rule. Seen from this node: `local` is the source of what goes out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Rule {
+    /// Family of both ranges.
+    pub v4: bool,
+    /// Our side.
+    pub local: Span,
+    /// The peer's side.
+    pub remote: Span,
+    /// Protocol; 0 is any.
+    pub protocol: u8,
+    /// Our ports, or ICMP type and code.
+    pub local_ports: PortRange,
+    /// The peer's ports, or ICMP type and code.
+    pub remote_ports: PortRange,
+    /// What to do.
+    pub verdict: Verdict,
+}
+
+impl Rule {
+    /// Whether the protocol or ports matter.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.protocol == 0 && !self.has_ports()
+    }
+
+    /// Whether ports or ICMP types matter.
+    pub(crate) fn has_ports(&self) -> bool {
+        !(self.local_ports.is_any() && self.remote_ports.is_any())
+    }
+
+    /// Whether both have a packet in common.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.v4 == other.v4
+            && self.remote.overlaps(other.remote)
+            && self.local.overlaps(other.local)
+            && (self.protocol == 0 || other.protocol == 0 || self.protocol == other.protocol)
+            && self.local_ports.intersect(other.local_ports).is_some()
+            && self.remote_ports.intersect(other.remote_ports).is_some()
+    }
+
+    /// Whether every packet of `other` is one of ours.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.v4 == other.v4
+            && self.remote.covers(other.remote)
+            && self.local.covers(other.local)
+            && (self.protocol == 0 || self.protocol == other.protocol)
+            && self.local_ports.covers(other.local_ports)
+            && self.remote_ports.covers(other.remote_ports)
+    }
+
+    /// Whether a packet matches. `ports` is `None` when it shows none.
+    pub(crate) fn matches_upper(&self, protocol: u8, ports: Option<(u16, u16)>) -> bool {
+        if self.protocol != 0 && self.protocol != protocol {
+            return false;
+        }
+        let side = |range: PortRange, port: Option<u16>| {
+            range.is_any()
+                || match port {
+                    Some(port) => range.contains(port),
+                    None => range == PortRange::OPAQUE,
+                }
+        };
+        side(self.local_ports, ports.map(|(local, _)| local))
+            && side(self.remote_ports, ports.map(|(_, remote)| remote))
+    }
+}
+
+/// Compiles policies, first match first, to rules. Connected networks are bypassed where a
+/// policy's remote side is everything, unless some policy names (part of) them.
+pub(crate) fn compile(set: &PolicySet, connected: &[Prefix]) -> Vec<Rule> {
+    let named: Vec<(bool, Span)> = set
+        .policies
+        .iter()
+        .filter(|policy| !matches!(policy.action, PolicyAction::Bypass))
+        .flat_map(|policy| &policy.remote)
+        .filter(|selector| !is_everything(selector))
+        .map(|selector| (selector.is_ipv4(), span(selector)))
+        .collect();
+    let open: Vec<Prefix> = connected
+        .iter()
+        .copied()
+        .filter(|prefix| {
+            let net = Span::of_prefix(*prefix);
+            !named.iter().any(|(v4, named)| {
+                *v4 == prefix.first().is_ipv4() && named.overlaps(net)
+            })
+        })
+        .collect();
+    let mut rules = Vec::new();
+    for policy in &set.policies {
+        let verdict = match &policy.action {
+            PolicyAction::Protect { tunnel, child, .. } => Verdict::Protect(*tunnel, *child),
+            PolicyAction::Bypass => Verdict::Bypass,
+            PolicyAction::Discard => Verdict::Discard,
+        };
+        // What names a network stands before what means everything.
+        for everything in [false, true] {
+            for remote in policy.remote.iter().filter(|ts| is_everything(ts) == everything) {
+                for local in policy.local.iter().filter(|ts| ts.is_ipv4() == remote.is_ipv4()) {
+                    if everything && verdict.is_caught() {
+                        rules.extend(
+                            open.iter()
+                                .filter(|net| net.first().is_ipv4() == remote.is_ipv4())
+                                .map(|net| Rule {
+                                    v4: remote.is_ipv4(),
+                                    local: span(local),
+                                    remote: Span::of_prefix(*net),
+                                    protocol: 0,
+                                    local_ports: PortRange::ANY,
+                                    remote_ports: PortRange::ANY,
+                                    verdict: Verdict::Bypass,
+                                }),
+                        );
+                    }
+                    rules.extend(combine(local, remote, verdict));
+                }
+            }
+        }
+    }
+    rules
+}
+
+fn span(selector: &TrafficSelector) -> Span {
+    Span { start: Span::bits(selector.start()), end: Span::bits(selector.end()) }
+}
+
+fn is_everything(selector: &TrafficSelector) -> bool {
+    span(selector) == Span::full(selector.is_ipv4())
+}
+
+fn combine(
+    local: &TrafficSelector,
+    remote: &TrafficSelector,
+    verdict: Verdict,
+) -> impl Iterator<Item = Rule> {
+    let (v4, a, b) = (local.is_ipv4(), local.protocol(), remote.protocol());
+    let (local_ports, remote_ports) = (local.ports(), remote.ports());
+    let narrow = !(local_ports.is_any() && remote_ports.is_any());
+    let protocols: Vec<u8> = match (a, b) {
+        // "Any protocol, some ports": the protocols that have ports.
+        (0, 0) if narrow => PORT_PROTOCOLS.to_vec(),
+        (0, other) | (other, 0) => vec![other],
+        (one, other) if one == other => vec![one],
+        _ => Vec::new(),
+    };
+    let (local, remote) = (span(local), span(remote));
+    protocols.into_iter().map(move |protocol| Rule {
+        v4,
+        local,
+        remote,
+        protocol,
+        local_ports,
+        remote_ports,
+        verdict,
+    })
+}
+
+/// Orders rules of one family into layers: rules of one layer do not overlap, and whatever
+/// matches in an earlier layer counts before a later one, so that "first layer that matches"
+/// gives the same verdict as "first rule that matches". Rules that can never match are left out.
+pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
+    // Overlapping pairs by a sweep along the side that tells rules apart best.
+    let distinct = |key: fn(&Rule) -> u128| {
+        let mut keys: Vec<u128> = rules.iter().map(key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.len()
+    };
+    let by_local = distinct(|rule| rule.local.start) > distinct(|rule| rule.remote.start);
+    let side = |rule: &Rule| if by_local { rule.local } else { rule.remote };
+    let mut order: Vec<usize> = (0..rules.len()).collect();
+    order.sort_by_key(|index| rules.get(*index).map(|rule| side(rule).start));
+    let mut earlier: Vec<Vec<usize>> = vec![Vec::new(); rules.len()];
+    let mut active: Vec<usize> = Vec::new();
+    for index in order {
+        let Some(rule) = rules.get(index) else { continue };
+        active.retain(|other| {
+            rules.get(*other).is_some_and(|other| side(other).end >= side(rule).start)
+        });
+        for other in &active {
+            let (first, second) = (index.min(*other), index.max(*other));
+            if rules.get(*other).is_some_and(|other| other.overlaps(rule))
+                && let Some(list) = earlier.get_mut(second)
+            {
+                list.push(first);
+            }
+        }
+        active.push(index);
+    }
+    let mut layer_of: Vec<Option<usize>> = Vec::with_capacity(rules.len());
+    let mut layers: Vec<Vec<Rule>> = Vec::new();
+    for (rule, earlier) in rules.iter().zip(&earlier) {
+        let hidden = earlier
+            .iter()
+            .any(|other| rules.get(*other).is_some_and(|other| other.covers(rule)));
+        if hidden {
+            layer_of.push(None);
+            continue;
+        }
+        let layer = earlier
+            .iter()
+            .filter_map(|other| layer_of.get(*other).copied().flatten())
+            .max()
+            .map_or(0, |below| below + 1);
+        layer_of.push(Some(layer));
+        if layers.len() <= layer {
+            layers.resize_with(layer + 1, Vec::new);
+        }
+        if let Some(list) = layers.get_mut(layer) {
+            list.push(*rule);
+        }
+    }
+    layers
+}

@@ -1,0 +1,419 @@
+//! Steering: which clear packets enter the data plane, exactly by selectors.
+//!
+//! ```text
+//!   forwarded ─▶ prerouting ┐ nftables: selectors set the mark
+//!   own       ─▶ output     ┘
+//!        mark ─▶ rule ─▶ table of ours: default dev TUN, else unreachable
+//! ```
+//!
+//! Everything is found again by fixed names and numbers: the nftables table, the routing tables,
+//! the priorities of the rules. A restarted process takes over what the last one left, and
+//! [`release`] needs no memory of who made it. When the process is gone, the TUN interface and
+//! the routes through it vanish; the rules, the mark and the `unreachable` routes stay.
+
+mod checks;
+pub(crate) mod netlink;
+mod nft;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
+
+use sa_store::Prefix;
+
+use self::netlink::{LocalAddress, Message, Netlink, Route, RouteKind, Rule as RoutingRule};
+use crate::{
+    error::Error,
+    policy::{Rule, Span, Verdict},
+};
+
+/// Metric of the routes that answer when the TUN interface is gone.
+const LAST_RESORT: u32 = 0x7fff_fff0;
+
+/// The names and numbers by which steering is found in the system.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SteeringConfig {
+    /// The TUN interface.
+    pub interface: String,
+    /// The nftables table (family inet).
+    pub nft_table: String,
+    /// The bits of the packet mark that are ours; at least two.
+    pub mark_mask: u32,
+    /// Routing table of marked packets; the next number is the table of source addresses.
+    pub table: u32,
+    /// Priority of the first of two rules.
+    pub rule_priority: u32,
+    /// UDP port of IKE, let in from outside.
+    pub ike_port: u16,
+    /// UDP port of IKE and ESP behind NAT, let in from outside.
+    pub nat_port: u16,
+}
+
+impl Default for SteeringConfig {
+    fn default() -> Self {
+        Self {
+            interface: "postern0".to_owned(),
+            nft_table: "postern".to_owned(),
+            mark_mask: 0x0f00_0000,
+            table: 28_783,
+            rule_priority: 150,
+            ike_port: 500,
+            nat_port: 4500,
+        }
+    }
+}
+
+/// The values our bits of the packet mark take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marks {
+    /// Our bits.
+    pub mask: u32,
+    /// Goes to the TUN interface, or nowhere.
+    pub protect: u32,
+    /// Sent by our own sockets on the wire.
+    pub bypass: u32,
+    /// Own packets that were routed for protection but that no selector covers.
+    pub pass: u32,
+}
+
+impl SteeringConfig {
+    /// The marks.
+    #[must_use]
+    pub const fn marks(&self) -> Marks {
+        let one = self.mark_mask & self.mark_mask.wrapping_neg();
+        Marks { mask: self.mark_mask, protect: one, bypass: one << 1, pass: one | (one << 1) }
+    }
+
+    const fn source_table(&self) -> u32 {
+        self.table + 1
+    }
+
+    fn rules(&self) -> Vec<RoutingRule> {
+        let marks = self.marks();
+        [true, false]
+            .into_iter()
+            .flat_map(|v4| {
+                [
+                    RoutingRule {
+                        v4,
+                        priority: self.rule_priority,
+                        mark: (marks.protect, marks.mask),
+                        own_only: false,
+                        table: self.table,
+                    },
+                    RoutingRule {
+                        v4,
+                        priority: self.rule_priority + 1,
+                        mark: (0, marks.mask),
+                        own_only: true,
+                        table: self.source_table(),
+                    },
+                ]
+            })
+            .collect()
+    }
+}
+
+const fn any(v4: bool) -> IpAddr {
+    if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) }
+}
+
+fn families() -> impl Iterator<Item = bool> {
+    [true, false].into_iter().filter(|v4| *v4 || Path::new("/proc/sys/net/ipv6").exists())
+}
+
+/// Whether errors of IPv6 requests mean that there is no IPv6.
+fn no_ipv6(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES | libc::EPERM)
+    )
+}
+
+/// Steering of one process.
+#[derive(Debug)]
+pub(crate) struct Steering {
+    config: SteeringConfig,
+    netlink: Netlink,
+    /// Index of the TUN interface.
+    interface: u32,
+    mtu: u32,
+    /// Routes in the table of source addresses.
+    sources: BTreeSet<Route>,
+    warnings: Vec<String>,
+}
+
+impl Steering {
+    /// Puts the block in place: rules, and `unreachable` behind them. Idempotent; what a last
+    /// process left is taken over.
+    pub(crate) fn prepare(config: SteeringConfig) -> Result<Self, Error> {
+        let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
+        let mut netlink =
+            Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
+        for v4 in families() {
+            let result = netlink.request(Message::add_route(&unreachable(config.table, v4)));
+            match result {
+                Err(error) if !v4 && no_ipv6(&error) => {}
+                other => other.map_err(|source| failed("add an unreachable route", source))?,
+            }
+        }
+        for rule in config.rules() {
+            match netlink.request(Message::add_rule(&rule)) {
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) if !rule.v4 && no_ipv6(&error) => {}
+                other => other.map_err(|source| failed("add a routing rule", source))?,
+            }
+        }
+        let sources = netlink
+            .routes(config.source_table())
+            .map_err(|source| failed("list routes", source))?
+            .into_iter()
+            .collect();
+        Ok(Self { config, netlink, interface: 0, mtu: 0, sources, warnings: Vec::new() })
+    }
+
+    /// Opens the way through the TUN interface.
+    pub(crate) fn attach(&mut self, interface: u32, mtu: u32) -> Result<(), Error> {
+        self.interface = interface;
+        self.warnings = checks::configure(&self.config.interface);
+        self.set_mtu(mtu)?;
+        for v4 in families() {
+            let route = Route {
+                destination: (any(v4), 0),
+                table: self.config.table,
+                metric: 1,
+                kind: RouteKind::Device(interface),
+                source: None,
+            };
+            match self.netlink.request(Message::add_route(&route)) {
+                Err(error) if !v4 && no_ipv6(&error) => {}
+                other => other.map_err(|source| Error::Netlink {
+                    what: format!("route through {}", self.config.interface),
+                    source,
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the MTU of the TUN interface (and the interface up).
+    pub(crate) fn set_mtu(&mut self, mtu: u32) -> Result<(), Error> {
+        if mtu == self.mtu {
+            return Ok(());
+        }
+        self.netlink.request(Message::link_up(self.interface, mtu)).map_err(|source| {
+            Error::Netlink { what: format!("set {} up", self.config.interface), source }
+        })?;
+        self.mtu = mtu;
+        Ok(())
+    }
+
+    /// Every address of this machine but those of loopback and of the TUN interface.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<LocalAddress>, Error> {
+        let mut all = self
+            .netlink
+            .addresses()
+            .map_err(|source| Error::Netlink { what: "list addresses".to_owned(), source })?;
+        all.retain(|address| address.index != self.interface);
+        Ok(all)
+    }
+
+    /// Replaces what is steered.
+    pub(crate) fn apply(
+        &mut self,
+        rules: &[Rule],
+        addresses: &[LocalAddress],
+        peers: &[IpAddr],
+    ) -> Result<(), Error> {
+        nft::load(&nft::ruleset(&self.config, rules))?;
+        self.apply_sources(rules, addresses)?;
+        let forwards = rules.iter().any(|rule| {
+            rule.verdict.is_caught()
+                && !addresses.iter().any(|own| {
+                    let bits = Span::bits(own.address);
+                    rule.local == Span { start: bits, end: bits }
+                })
+        });
+        let covers_wire = peers.iter().any(|peer| {
+            rules.iter().any(|rule| {
+                rule.verdict.is_caught()
+                    && rule.v4 == peer.is_ipv4()
+                    && rule.remote.contains(Span::bits(*peer))
+            })
+        });
+        self.warnings.extend(checks::warnings(forwards, covers_wire));
+        self.warnings.sort_unstable();
+        self.warnings.dedup();
+        Ok(())
+    }
+
+    /// Takes the warnings that came up since the last call.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Routes that give this machine's own packets a source address inside the local selectors.
+    fn apply_sources(&mut self, rules: &[Rule], addresses: &[LocalAddress]) -> Result<(), Error> {
+        let wanted = self.source_routes(rules, addresses);
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| Error::Netlink { what, source }
+        };
+        let add: Vec<Message> =
+            wanted.difference(&self.sources).map(Message::add_route).collect();
+        self.netlink
+            .request_all(add, &[])
+            .map_err(failed("add routes with source addresses"))?;
+        // Routes through an interface that is gone are gone as well.
+        let gone = self.sources.difference(&wanted).filter(|old| {
+            // Adding a route replaced the one with the same destination and metric.
+            !wanted.iter().any(|new| {
+                new.destination == old.destination && new.metric == old.metric
+            })
+        });
+        let delete: Vec<Message> = gone.map(Message::delete_route).collect();
+        self.netlink
+            .request_all(delete, &[libc::ESRCH, libc::ENOENT, libc::ENODEV])
+            .map_err(failed("delete routes with source addresses"))?;
+        self.sources = wanted;
+        Ok(())
+    }
+
+    fn source_routes(&self, rules: &[Rule], addresses: &[LocalAddress]) -> BTreeSet<Route> {
+        let mut by_destination: BTreeMap<(IpAddr, u8), Option<IpAddr>> = BTreeMap::new();
+        for rule in rules {
+            let source = addresses.iter().map(|own| own.address).find(|own| {
+                own.is_ipv4() == rule.v4
+                    && !is_link_local(*own)
+                    && rule.local.contains(Span::bits(*own))
+            });
+            let Some(source) = source else { continue };
+            let caught = rule.verdict.is_caught();
+            if !caught && !rule.is_wide() {
+                continue;
+            }
+            for prefix in rule.remote.prefixes(rule.v4) {
+                // The first rule counts, as everywhere.
+                by_destination.entry(prefix).or_insert(caught.then_some(source));
+            }
+            if caught && rule.remote == Span::full(rule.v4) {
+                for prefix in never_tunnelled(rule.v4) {
+                    by_destination.entry(prefix).or_insert(None);
+                }
+            }
+        }
+        by_destination
+            .into_iter()
+            .flat_map(|(destination, source)| self.source_route(destination, source))
+            .collect()
+    }
+
+    /// A `throw` route for what stays clear; else a route through the TUN interface and behind
+    /// it one that gives the same source address when that interface is gone, so that own
+    /// packets still match the selectors and meet `unreachable` instead of leaving in clear.
+    fn source_route(&self, destination: (IpAddr, u8), source: Option<IpAddr>) -> Vec<Route> {
+        let table = self.config.source_table();
+        if source.is_none() {
+            let kind = RouteKind::Throw;
+            return vec![Route { destination, table, metric: 1, kind, source: None }];
+        }
+        let (kind, kept) = if destination.0.is_ipv4() {
+            // Index 1 is loopback in every network namespace.
+            (RouteKind::Device(1), source)
+        } else {
+            // IPv6 has no unicast routes through loopback.
+            (RouteKind::Unreachable, None)
+        };
+        vec![
+            Route {
+                destination,
+                table,
+                metric: 1,
+                kind: RouteKind::Device(self.interface),
+                source,
+            },
+            Route { destination, table, metric: LAST_RESORT, kind, source: kept },
+        ]
+    }
+}
+
+const fn unreachable(table: u32, v4: bool) -> Route {
+    Route {
+        destination: (any(v4), 0),
+        table,
+        metric: LAST_RESORT,
+        kind: RouteKind::Unreachable,
+        source: None,
+    }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Destinations that a policy for everything does not mean.
+fn never_tunnelled(v4: bool) -> Vec<(IpAddr, u8)> {
+    if v4 {
+        vec![(Ipv4Addr::new(224, 0, 0, 0).into(), 4), (Ipv4Addr::BROADCAST.into(), 32)]
+    } else {
+        vec![
+            (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+            (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10),
+        ]
+    }
+}
+
+/// The networks that are reachable directly, for the bypass of policies that cover everything.
+pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
+    let mut all: Vec<Prefix> = addresses
+        .iter()
+        .map(|own| own.network)
+        .filter(|network| {
+            let width = if network.first().is_ipv4() { 32 } else { 128 };
+            network.length() < width && !is_link_local(network.first())
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Children whose own traffic finds no address of this machine inside their local selectors.
+pub(crate) fn has_source(rule: &Rule, addresses: &[LocalAddress]) -> bool {
+    matches!(rule.verdict, Verdict::Protect(..))
+        && addresses.iter().any(|own| {
+            own.address.is_ipv4() == rule.v4 && rule.local.contains(Span::bits(own.address))
+        })
+}
+
+/// Removes everything that steering put into the system: the nftables table, the rules, the
+/// routes. Nothing to remove is no error.
+///
+/// # Errors
+/// [`Error::Nft`] or [`Error::Netlink`] when the system refuses.
+pub fn release(config: &SteeringConfig) -> Result<(), Error> {
+    nft::load(&nft::removal(config))?;
+    let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
+    let mut netlink = Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
+    for rule in config.rules() {
+        match netlink.request(Message::delete_rule(&rule)) {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+                    || (!rule.v4 && no_ipv6(&error)) => {}
+            other => other.map_err(|source| failed("delete a routing rule", source))?,
+        }
+    }
+    for table in [config.table, config.source_table()] {
+        let routes = netlink.routes(table).map_err(|source| failed("list routes", source))?;
+        let delete: Vec<Message> = routes.iter().map(Message::delete_route).collect();
+        netlink
+            .request_all(delete, &[libc::ESRCH, libc::ENOENT, libc::ENODEV])
+            .map_err(|source| failed("delete routes", source))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! The little of rtnetlink that steering needs: links, addresses, routes and rules.
+
+use std::{io, net::IpAddr, os::fd::OwnedFd};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use sa_store::Prefix;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP: u16 = 0x300;
+const REPLACE: u16 = 0x100;
+const EXCL: u16 = 0x200;
+const CREATE: u16 = 0x400;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_TABLE: u16 = 15;
+const FRA_IIFNAME: u16 = 3;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFLA_MTU: u16 = 4;
+
+/// Marks routes as ours (`proto 112` in `ip route`).
+const ROUTE_PROTOCOL: u8 = 112;
+const SCOPE_LINK: u8 = 253;
+
+/// What a route does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum RouteKind {
+    /// Out of an interface.
+    Device(u32),
+    /// Refused with an ICMP error.
+    Unreachable,
+    /// The next rule decides.
+    Throw,
+}
+
+/// One route of ours.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Route {
+    /// Where to.
+    pub destination: (IpAddr, u8),
+    /// Table number.
+    pub table: u32,
+    /// Lower wins.
+    pub metric: u32,
+    /// What it does.
+    pub kind: RouteKind,
+    /// Source address of own packets.
+    pub source: Option<IpAddr>,
+}
+
+/// One policy routing rule of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    /// Family.
+    pub v4: bool,
+    /// Lower comes first.
+    pub priority: u32,
+    /// Value and mask of the mark.
+    pub mark: (u32, u32),
+    /// Only packets of this machine's own.
+    pub own_only: bool,
+    /// Table it sends to.
+    pub table: u32,
+}
+
+/// An address of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct LocalAddress {
+    /// The interface.
+    pub index: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// The network it makes reachable.
+    pub network: Prefix,
+}
+
+/// One netlink message under construction.
+pub(crate) struct Message {
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+        let mut bytes = vec![0; 16];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&(REQUEST | flags).to_ne_bytes());
+        bytes.extend_from_slice(body);
+        Self { bytes }
+    }
+
+    fn attribute(mut self, kind: u16, data: &[u8]) -> Self {
+        let len = u16::try_from(4 + data.len()).unwrap_or(u16::MAX);
+        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(data);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn number(self, kind: u16, value: u32) -> Self {
+        self.attribute(kind, &value.to_ne_bytes())
+    }
+
+    fn address(self, kind: u16, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
+            IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
+        }
+    }
+
+    fn finish(mut self, sequence: u32) -> Vec<u8> {
+        let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());
+        self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.bytes
+    }
+
+    /// Adds a route; one that differs only in what it does is replaced.
+    pub(crate) fn add_route(route: &Route) -> Self {
+        Self::route(RTM_NEWROUTE, CREATE | REPLACE | ACK, route)
+    }
+
+    /// Deletes a route.
+    pub(crate) fn delete_route(route: &Route) -> Self {
+        Self::route(RTM_DELROUTE, ACK, route)
+    }
+
+    fn route(kind: u16, flags: u16, route: &Route) -> Self {
+        let (address, length) = route.destination;
+        let (scope, route_type) = match route.kind {
+            RouteKind::Device(_) if address.is_ipv4() => (SCOPE_LINK, 1),
+            RouteKind::Device(_) => (0, 1),
+            RouteKind::Unreachable => (0, 7),
+            RouteKind::Throw => (0, 9),
+        };
+        let body =
+            [family(address.is_ipv4()), length, 0, 0, 0, ROUTE_PROTOCOL, scope, route_type, 0, 0, 0, 0];
+        let mut message = Self::new(kind, flags, &body)
+            .number(RTA_TABLE, route.table)
+            .number(RTA_PRIORITY, route.metric);
+        if length > 0 {
+            message = message.address(RTA_DST, address);
+        }
+        if let RouteKind::Device(index) = route.kind {
+            message = message.number(RTA_OIF, index);
+        }
+        if let Some(source) = route.source {
+            message = message.address(RTA_PREFSRC, source);
+        }
+        message
+    }
+
+    /// Adds a rule; `EEXIST` when it stands already.
+    pub(crate) fn add_rule(rule: &Rule) -> Self {
+        Self::rule(RTM_NEWRULE, CREATE | EXCL | ACK, rule)
+    }
+
+    /// Deletes a rule; `ENOENT` when there is none.
+    pub(crate) fn delete_rule(rule: &Rule) -> Self {
+        Self::rule(RTM_DELRULE, ACK, rule)
+    }
+
+    fn rule(kind: u16, flags: u16, rule: &Rule) -> Self {
+        let body = [family(rule.v4), 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let message = Self::new(kind, flags, &body)
+            .number(FRA_PRIORITY, rule.priority)
+            .number(FRA_FWMARK, rule.mark.0)
+            .number(FRA_FWMASK, rule.mark.1)
+            .number(FRA_TABLE, rule.table);
+        if rule.own_only { message.attribute(FRA_IIFNAME, b"lo\0") } else { message }
+    }
+
+    /// Sets an interface up with this MTU.
+    pub(crate) fn link_up(index: u32, mtu: u32) -> Self {
+        let mut body = [0; 16];
+        body[4..8].copy_from_slice(&index.to_ne_bytes());
+        body[8..12].copy_from_slice(&1_u32.to_ne_bytes());
+        body[12..16].copy_from_slice(&1_u32.to_ne_bytes());
+        Self::new(RTM_NEWLINK, ACK, &body).number(IFLA_MTU, mtu)
+    }
+}
+
+const fn family(v4: bool) -> u8 {
+    if v4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+}
+
+/// A netlink socket.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+fn open_socket() -> io::Result<OwnedFd> {
+    // No protocol is NETLINK_ROUTE.
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
+}
+
+impl Netlink {
+    /// Opens a socket.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { socket: open_socket()?, sequence: 0, buffer: vec![0; 1 << 16] })
+    }
+
+    /// One request; waits for its acknowledgement (the kernel answers at once).
+    pub(crate) fn request(&mut self, message: Message) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        rustix::net::send(&self.socket, &message.finish(sequence), SendFlags::empty())?;
+        loop {
+            for reply in self.receive()? {
+                if reply.kind == NLMSG_ERROR && reply.sequence == sequence {
+                    return acknowledgement(&reply.body);
+                }
+            }
+        }
+    }
+
+    /// Many requests, some at a time; the first error ends it, errors in `but` are none.
+    pub(crate) fn request_all(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+        but: &[i32],
+    ) -> io::Result<()> {
+        let mut messages = messages.into_iter();
+        loop {
+            let mut bytes = Vec::new();
+            let mut waiting = 0;
+            for message in messages.by_ref().take(64) {
+                self.sequence = self.sequence.wrapping_add(1);
+                bytes.extend(message.finish(self.sequence));
+                waiting += 1;
+            }
+            if waiting == 0 {
+                return Ok(());
+            }
+            rustix::net::send(&self.socket, &bytes, SendFlags::empty())?;
+            let mut result = Ok(());
+            while waiting > 0 {
+                for reply in self.receive()? {
+                    if reply.kind != NLMSG_ERROR {
+                        continue;
+                    }
+                    waiting -= 1;
+                    match acknowledgement(&reply.body) {
+                        Err(error)
+                            if !error.raw_os_error().is_some_and(|code| but.contains(&code)) =>
+                        {
+                            result = Err(error);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            result?;
+        }
+    }
+
+    fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Reply>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let bytes = Message::new(kind, DUMP, body).finish(self.sequence);
+        rustix::net::send(&self.socket, &bytes, SendFlags::empty())?;
+        let mut all = Vec::new();
+        loop {
+            for reply in self.receive()? {
+                match reply.kind {
+                    NLMSG_DONE => return Ok(all),
+                    NLMSG_ERROR => {
+                        acknowledgement(&reply.body)?;
+                        return Ok(all);
+                    }
+                    _ => all.push(reply),
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self) -> io::Result<Vec<Reply>> {
+        let (len, _) = rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::empty())?;
+        let mut replies = Vec::new();
+        let mut rest = self.buffer.get(..len).unwrap_or(&[]);
+        while rest.len() >= 16 {
+            let len = u32::from_ne_bytes(array(rest, 0)) as usize;
+            let Some(body) = rest.get(16..len) else { break };
+            replies.push(Reply {
+                kind: u16::from_ne_bytes(array(rest, 4)),
+                sequence: u32::from_ne_bytes(array(rest, 8)),
+                body: body.to_vec(),
+            });
+            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        }
+        Ok(replies)
+    }
+
+    /// Every address of this machine, loopback's left out.
+    pub(crate) fn addresses(&mut self) -> io::Result<Vec<LocalAddress>> {
+        let mut all = Vec::new();
+        for reply in self.dump(RTM_GETADDR, &[0; 8])? {
+            if reply.kind == RTM_NEWADDR {
+                all.extend(reply.local_address());
+            }
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Every route of ours in `table`, of both families.
+    pub(crate) fn routes(&mut self, table: u32) -> io::Result<Vec<Route>> {
+        let mut all = Vec::new();
+        for v4 in [true, false] {
+            let mut body = [0; 12];
+            body[0] = family(v4);
+            let replies = match self.dump(RTM_GETROUTE, &body) {
+                Ok(replies) => replies,
+                // No IPv6 in this kernel.
+                Err(error) if !v4 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => continue,
+                Err(error) => return Err(error),
+            };
+            all.extend(replies.iter().filter_map(Reply::route).filter(|route| route.table == table));
+        }
+        Ok(all)
+    }
+}
+
+/// A socket that becomes readable when addresses or links of this machine change.
+pub(crate) fn watch_addresses() -> io::Result<OwnedFd> {
+    let socket = open_socket()?;
+    // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
+    let groups = 0x1 | 0x10 | 0x100;
+    rustix::net::bind(&socket, &rustix::net::netlink::SocketAddrNetlink::new(0, groups))?;
+    rustix::fs::fcntl_setfl(&socket, rustix::fs::OFlags::NONBLOCK)?;
+    Ok(socket)
+}
+
+struct Reply {
+    kind: u16,
+    sequence: u32,
+    body: Vec<u8>,
+}
+
+fn acknowledgement(body: &[u8]) -> io::Result<()> {
+    match i32::from_ne_bytes(array(body, 0)) {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
+}
+
+fn ip(v4: bool, bytes: &[u8]) -> IpAddr {
+    if v4 { array::<4>(bytes, 0).into() } else { array::<16>(bytes, 0).into() }
+}
+
+impl Reply {
+    fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+        let mut rest = self.body.get(header..).unwrap_or(&[]);
+        std::iter::from_fn(move || {
+            let len = usize::from(u16::from_ne_bytes(array(rest, 0)));
+            let data = rest.get(4..len)?;
+            let kind = u16::from_ne_bytes(array(rest, 2)) & 0x3fff;
+            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+            Some((kind, data))
+        })
+    }
+
+    fn local_address(&self) -> Option<LocalAddress> {
+        let v4 = match i32::from(*self.body.first()?) {
+            libc::AF_INET => true,
+            libc::AF_INET6 => false,
+            _ => return None,
+        };
+        let length = *self.body.get(1)?;
+        let index = u32::from_ne_bytes(array(&self.body, 4));
+        let (mut local, mut peer) = (None, None);
+        for (kind, data) in self.attributes(8) {
+            match kind {
+                IFA_LOCAL => local = Some(ip(v4, data)),
+                IFA_ADDRESS => peer = Some(ip(v4, data)),
+                _ => {}
+            }
+        }
+        let address = local.or(peer)?;
+        let network = Prefix::of(peer.unwrap_or(address), length)?;
+        (!address.is_loopback()).then_some(LocalAddress { index, address, network })
+    }
+
+    fn route(&self) -> Option<Route> {
+        let v4 = i32::from(*self.body.first()?) == libc::AF_INET;
+        let any = if v4 { ip(true, &[]) } else { ip(false, &[]) };
+        if *self.body.get(5)? != ROUTE_PROTOCOL {
+            return None;
+        }
+        let mut route = Route {
+            destination: (any, *self.body.get(1)?),
+            table: u32::from(*self.body.get(4)?),
+            metric: 0,
+            kind: match self.body.get(7)? {
+                1 => RouteKind::Device(0),
+                7 => RouteKind::Unreachable,
+                9 => RouteKind::Throw,
+                _ => return None,
+            },
+            source: None,
+        };
+        for (kind, data) in self.attributes(12) {
+            let number = u32::from_ne_bytes(array(data, 0));
+            match kind {
+                RTA_DST => route.destination.0 = ip(v4, data),
+                RTA_PRIORITY => route.metric = number,
+                RTA_PREFSRC => route.source = Some(ip(v4, data)),
+                RTA_TABLE => route.table = number,
+                RTA_OIF => {
+                    if let RouteKind::Device(index) = &mut route.kind {
+                        *index = number;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(route)
+    }
+}

@@ -40,9 +40,7 @@ pub enum Error {
 
 fn permission_hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => {
-            ": run as root or with CAP_NET_ADMIN and CAP_NET_RAW"
-        }
+        io::ErrorKind::PermissionDenied => ": run as root or with CAP_NET_ADMIN and CAP_NET_RAW",
         _ => "",
     }
 }
@@ -53,9 +51,7 @@ impl fmt::Display for Error {
             Self::Tun { name, source } => {
                 let hint = match source.kind() {
                     io::ErrorKind::NotFound => ": load the module with `modprobe tun`",
-                    io::ErrorKind::InvalidInput => {
-                        ": an interface name has 1 to 15 characters"
-                    }
+                    io::ErrorKind::InvalidInput => ": an interface name has 1 to 15 characters",
                     _ => permission_hint(source),
                 };
                 write!(f, "cannot create the TUN interface {name} ({source}){hint}")

@@ -366,6 +366,15 @@ impl LiveSa {
         take(&self.hard, &self.hard_taken)
     }
 
+    /// Whether a limit was reached that nobody has taken yet; cheap enough for every burst.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        let waits = |reason: &AtomicU8, taken: &AtomicBool| {
+            reason.load(Ordering::Acquire) != 0 && !taken.load(Ordering::Acquire)
+        };
+        waits(&self.soft, &self.soft_taken) || waits(&self.hard, &self.hard_taken)
+    }
+
     /// What has passed and what has been dropped.
     #[must_use]
     pub fn counters(&self) -> Counters {

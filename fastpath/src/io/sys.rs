@@ -39,9 +39,7 @@ pub(crate) fn tun_set_interface(file: &File, name: &str, flags: i16) -> io::Resu
 /// Tells which unfinished packets (`TUN_F_*`) this process takes.
 pub(crate) fn tun_set_offload(file: &File, flags: u32) -> io::Result<()> {
     // SAFETY: the argument is a number, no memory is passed.
-    check(unsafe {
-        libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD as _, libc::c_ulong::from(flags))
-    })
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) })
 }
 
 /// Sets the size of the virtio header in front of every packet.
@@ -94,16 +92,11 @@ pub(crate) fn attach_program(
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_ptr().cast_mut(),
     };
-    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
+    let size =
+        libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
     // SAFETY: `fprog` points at `program` with its true length; the kernel only reads both.
     check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            name,
-            ptr::from_ref(&fprog).cast(),
-            size,
-        )
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, ptr::from_ref(&fprog).cast(), size)
     })
 }
 
@@ -197,7 +190,7 @@ pub(crate) fn receive(
         messages.iter().zip(&names).zip(&controls).take(got).enumerate()
     {
         let header = &message.msg_hdr;
-        let used = (header.msg_controllen as usize).min(CONTROL);
+        let used = header.msg_controllen.min(CONTROL);
         each(
             index,
             Received {

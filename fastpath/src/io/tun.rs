@@ -22,7 +22,7 @@ const TUN_F_USO4: u32 = 0x20;
 const TUN_F_USO6: u32 = 0x40;
 
 /// Octets of `struct virtio_net_hdr` in front of every packet.
-pub const VNET_HEADER: usize = 10;
+pub(crate) const VNET_HEADER: usize = 10;
 
 /// What the kernel leaves to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +69,8 @@ impl AsFd for TunQueue {
 pub struct Tun {
     /// The name of the interface.
     pub name: String,
+    /// The index of the interface.
+    pub index: u32,
     /// What the kernel accepted.
     pub offloads: Offloads,
     /// The queues, one a worker.
@@ -107,7 +109,9 @@ impl Tun {
             })
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed)?;
-        Ok(Self { name: name.to_owned(), offloads, queues })
+        let index = rustix::net::netdevice::name_to_index(&socket, name)
+            .map_err(|errno| failed(errno.into()))?;
+        Ok(Self { name: name.to_owned(), index, offloads, queues })
     }
 }
 

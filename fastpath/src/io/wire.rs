@@ -250,8 +250,7 @@ impl Family {
         let ike = udp(v4, config.mark, false, false, (any, config.ike_port).into())
             .map_err(at("UDP", config.ike_port))?;
         let workers = config.workers.max(1);
-        let open_nat =
-            |df| udp(v4, config.mark, true, df, (any, config.nat_port).into());
+        let open_nat = |df| udp(v4, config.mark, true, df, (any, config.nat_port).into());
         let nat_failed = at("UDP", config.nat_port);
         let nat = (0..workers)
             .map(|_| open_nat(true))
@@ -302,12 +301,7 @@ fn common(socket: &Socket, v4: bool, mark: u32, df: bool) -> io::Result<()> {
     let (level, info, tos, discover) = if v4 {
         (libc::IPPROTO_IP, libc::IP_PKTINFO, libc::IP_RECVTOS, libc::IP_MTU_DISCOVER)
     } else {
-        (
-            libc::IPPROTO_IPV6,
-            libc::IPV6_RECVPKTINFO,
-            libc::IPV6_RECVTCLASS,
-            libc::IPV6_MTU_DISCOVER,
-        )
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, libc::IPV6_RECVTCLASS, libc::IPV6_MTU_DISCOVER)
     };
     let how = if df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
     for (name, value) in [(info, 1), (tos, 1), (discover, how)] {
@@ -331,9 +325,6 @@ fn udp(v4: bool, mark: u32, shared: bool, df: bool, bind: SocketAddr) -> io::Res
 fn raw(v4: bool, mark: u32, df: bool) -> io::Result<Socket> {
     let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_ESP)))?;
-    if !v4 {
-        socket.set_only_v6(true)?;
-    }
     common(&socket, v4, mark, df)?;
     Ok(socket)
 }

@@ -182,9 +182,7 @@ pub(crate) fn compile(set: &PolicySet, connected: &[Prefix]) -> Vec<Rule> {
         .copied()
         .filter(|prefix| {
             let net = Span::of_prefix(*prefix);
-            !named.iter().any(|(v4, named)| {
-                *v4 == prefix.first().is_ipv4() && named.overlaps(net)
-            })
+            !named.iter().any(|(v4, named)| *v4 == prefix.first().is_ipv4() && named.overlaps(net))
         })
         .collect();
     let mut rules = Vec::new();
@@ -291,9 +289,8 @@ pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
     let mut layer_of: Vec<Option<usize>> = Vec::with_capacity(rules.len());
     let mut layers: Vec<Vec<Rule>> = Vec::new();
     for (rule, earlier) in rules.iter().zip(&earlier) {
-        let hidden = earlier
-            .iter()
-            .any(|other| rules.get(*other).is_some_and(|other| other.covers(rule)));
+        let hidden =
+            earlier.iter().any(|other| rules.get(*other).is_some_and(|other| other.covers(rule)));
         if hidden {
             layer_of.push(None);
             continue;

@@ -19,8 +19,10 @@ pub(super) fn configure(interface: &str) -> Vec<String> {
         Some(0) | None => "0",
         Some(_) => "2",
     };
-    let forward4 = read("ipv4", "all", "forwarding").map_or("0", |on| if on > 0 { "1" } else { "0" });
-    let forward6 = read("ipv6", "all", "forwarding").map_or("0", |on| if on > 0 { "1" } else { "0" });
+    let forward4 =
+        read("ipv4", "all", "forwarding").map_or("0", |on| if on > 0 { "1" } else { "0" });
+    let forward6 =
+        read("ipv6", "all", "forwarding").map_or("0", |on| if on > 0 { "1" } else { "0" });
     let settings = [
         ("ipv4", "rp_filter", loose),
         ("ipv4", "send_redirects", "0"),

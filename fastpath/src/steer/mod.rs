@@ -23,10 +23,12 @@ use std::{
 
 use sa_store::Prefix;
 
-use self::netlink::{LocalAddress, Message, Netlink, Route, RouteKind, Rule as RoutingRule};
+pub(crate) use self::netlink::watch_addresses;
+
+use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule};
 use crate::{
     error::Error,
-    policy::{Rule, Span, Verdict},
+    policy::{Rule, Span},
 };
 
 /// Metric of the routes that answer when the TUN interface is gone.
@@ -132,6 +134,15 @@ fn no_ipv6(error: &std::io::Error) -> bool {
     )
 }
 
+/// An address of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The network it makes reachable.
+    pub network: Prefix,
+}
+
 /// Steering of one process.
 #[derive(Debug)]
 pub(crate) struct Steering {
@@ -211,13 +222,19 @@ impl Steering {
     }
 
     /// Every address of this machine but those of loopback and of the TUN interface.
-    pub(crate) fn addresses(&mut self) -> Result<Vec<LocalAddress>, Error> {
-        let mut all = self
-            .netlink
-            .addresses()
-            .map_err(|source| Error::Netlink { what: "list addresses".to_owned(), source })?;
-        all.retain(|address| address.index != self.interface);
-        Ok(all)
+    pub(crate) fn addresses(&self) -> Vec<LocalAddress> {
+        let mut all: Vec<LocalAddress> = pnet_datalink::interfaces()
+            .iter()
+            .filter(|interface| !interface.is_loopback() && interface.index != self.interface)
+            .flat_map(|interface| &interface.ips)
+            .filter_map(|network| {
+                let address = network.ip();
+                Some(LocalAddress { address, network: Prefix::of(address, network.prefix())? })
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Replaces what is steered.
@@ -261,17 +278,12 @@ impl Steering {
             let what = what.to_owned();
             move |source| Error::Netlink { what, source }
         };
-        let add: Vec<Message> =
-            wanted.difference(&self.sources).map(Message::add_route).collect();
-        self.netlink
-            .request_all(add, &[])
-            .map_err(failed("add routes with source addresses"))?;
+        let add: Vec<Message> = wanted.difference(&self.sources).map(Message::add_route).collect();
+        self.netlink.request_all(add, &[]).map_err(failed("add routes with source addresses"))?;
         // Routes through an interface that is gone are gone as well.
         let gone = self.sources.difference(&wanted).filter(|old| {
             // Adding a route replaced the one with the same destination and metric.
-            !wanted.iter().any(|new| {
-                new.destination == old.destination && new.metric == old.metric
-            })
+            !wanted.iter().any(|new| new.destination == old.destination && new.metric == old.metric)
         });
         let delete: Vec<Message> = gone.map(Message::delete_route).collect();
         self.netlink
@@ -381,14 +393,6 @@ pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
     all.sort_unstable();
     all.dedup();
     all
-}
-
-/// Children whose own traffic finds no address of this machine inside their local selectors.
-pub(crate) fn has_source(rule: &Rule, addresses: &[LocalAddress]) -> bool {
-    matches!(rule.verdict, Verdict::Protect(..))
-        && addresses.iter().any(|own| {
-            own.address.is_ipv4() == rule.v4 && rule.local.contains(Span::bits(own.address))
-        })
 }
 
 /// Removes everything that steering put into the system: the nftables table, the rules, the

@@ -1,15 +1,12 @@
-//! The little of rtnetlink that steering needs: links, addresses, routes and rules.
+//! The little of rtnetlink that steering needs: links, routes and rules.
 
 use std::{io, net::IpAddr, os::fd::OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use sa_store::Prefix;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -33,8 +30,6 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 const IFLA_MTU: u16 = 4;
 
 /// Marks routes as ours (`proto 112` in `ip route`).
@@ -80,17 +75,6 @@ pub(crate) struct Rule {
     pub own_only: bool,
     /// Table it sends to.
     pub table: u32,
-}
-
-/// An address of this machine.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct LocalAddress {
-    /// The interface.
-    pub index: u32,
-    /// The address.
-    pub address: IpAddr,
-    /// The network it makes reachable.
-    pub network: Prefix,
 }
 
 /// One netlink message under construction.
@@ -152,8 +136,20 @@ impl Message {
             RouteKind::Unreachable => (0, 7),
             RouteKind::Throw => (0, 9),
         };
-        let body =
-            [family(address.is_ipv4()), length, 0, 0, 0, ROUTE_PROTOCOL, scope, route_type, 0, 0, 0, 0];
+        let body = [
+            family(address.is_ipv4()),
+            length,
+            0,
+            0,
+            0,
+            ROUTE_PROTOCOL,
+            scope,
+            route_type,
+            0,
+            0,
+            0,
+            0,
+        ];
         let mut message = Self::new(kind, flags, &body)
             .number(RTA_TABLE, route.table)
             .number(RTA_PRIORITY, route.metric);
@@ -313,18 +309,6 @@ impl Netlink {
         Ok(replies)
     }
 
-    /// Every address of this machine, loopback's left out.
-    pub(crate) fn addresses(&mut self) -> io::Result<Vec<LocalAddress>> {
-        let mut all = Vec::new();
-        for reply in self.dump(RTM_GETADDR, &[0; 8])? {
-            if reply.kind == RTM_NEWADDR {
-                all.extend(reply.local_address());
-            }
-        }
-        all.sort_unstable();
-        Ok(all)
-    }
-
     /// Every route of ours in `table`, of both families.
     pub(crate) fn routes(&mut self, table: u32) -> io::Result<Vec<Route>> {
         let mut all = Vec::new();
@@ -337,7 +321,9 @@ impl Netlink {
                 Err(error) if !v4 && error.raw_os_error() == Some(libc::EOPNOTSUPP) => continue,
                 Err(error) => return Err(error),
             };
-            all.extend(replies.iter().filter_map(Reply::route).filter(|route| route.table == table));
+            all.extend(
+                replies.iter().filter_map(Reply::route).filter(|route| route.table == table),
+            );
         }
         Ok(all)
     }
@@ -384,27 +370,6 @@ impl Reply {
             rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
             Some((kind, data))
         })
-    }
-
-    fn local_address(&self) -> Option<LocalAddress> {
-        let v4 = match i32::from(*self.body.first()?) {
-            libc::AF_INET => true,
-            libc::AF_INET6 => false,
-            _ => return None,
-        };
-        let length = *self.body.get(1)?;
-        let index = u32::from_ne_bytes(array(&self.body, 4));
-        let (mut local, mut peer) = (None, None);
-        for (kind, data) in self.attributes(8) {
-            match kind {
-                IFA_LOCAL => local = Some(ip(v4, data)),
-                IFA_ADDRESS => peer = Some(ip(v4, data)),
-                _ => {}
-            }
-        }
-        let address = local.or(peer)?;
-        let network = Prefix::of(peer.unwrap_or(address), length)?;
-        (!address.is_loopback()).then_some(LocalAddress { index, address, network })
     }
 
     fn route(&self) -> Option<Route> {

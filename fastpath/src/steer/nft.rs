@@ -33,8 +33,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Addresses, Self::Protocol, Self::Ports, Self::Icmp, Self::All];
+    const ALL: [Self; 5] = [Self::Addresses, Self::Protocol, Self::Ports, Self::Icmp, Self::All];
 
     fn of(rule: &Rule) -> Self {
         let full = Span::full(rule.v4);
@@ -137,8 +136,9 @@ impl Family<'_> {
         for (number, layer) in in_layers(rules).iter().enumerate() {
             for caught in [true, false] {
                 for kind in Kind::ALL {
-                    let rules =
-                        layer.iter().filter(|r| r.verdict.is_caught() == caught && Kind::of(r) == kind);
+                    let rules = layer
+                        .iter()
+                        .filter(|r| r.verdict.is_caught() == caught && Kind::of(r) == kind);
                     let mut elements = String::new();
                     let mut any = false;
                     for rule in rules {
@@ -182,22 +182,14 @@ fn for_fragments(rules: &[Rule]) -> Vec<Rule> {
     rules
         .iter()
         .filter(|rule| rule.verdict.is_caught() || !rule.has_ports())
-        .map(|rule| Rule {
-            local_ports: PortRange::ANY,
-            remote_ports: PortRange::ANY,
-            ..*rule
-        })
+        .map(|rule| Rule { local_ports: PortRange::ANY, remote_ports: PortRange::ANY, ..*rule })
         .collect()
 }
 
 /// Opaque ports are matched by the data plane; steering catches the whole protocol.
 fn for_packets(rule: &Rule) -> Rule {
     let opaque = |range| if range == PortRange::OPAQUE { PortRange::ANY } else { range };
-    Rule {
-        local_ports: opaque(rule.local_ports),
-        remote_ports: opaque(rule.remote_ports),
-        ..*rule
-    }
+    Rule { local_ports: opaque(rule.local_ports), remote_ports: opaque(rule.remote_ports), ..*rule }
 }
 
 /// The whole table for `nft -f -`.
@@ -205,8 +197,7 @@ pub(super) fn ruleset(config: &SteeringConfig, rules: &[Rule]) -> String {
     let table = &config.nft_table;
     let tun = &config.interface;
     let marks = config.marks();
-    let (keep, protect, bypass, pass) =
-        (!marks.mask, marks.protect, marks.bypass, marks.pass);
+    let (keep, protect, bypass, pass) = (!marks.mask, marks.protect, marks.bypass, marks.pass);
     let mask = marks.mask;
     let (ike, nat) = (config.ike_port, config.nat_port);
     let mut text = removal(config);

@@ -1,0 +1,8 @@
+//! Packets on the clear side: cutting, joining, clamping, complaining.
+
+pub(crate) mod checksum;
+pub(crate) mod coalesce;
+pub(crate) mod header;
+pub(crate) mod icmp;
+pub(crate) mod mss;
+pub(crate) mod segment;

@@ -1,0 +1,269 @@
+//! Workers: plain threads that carry packets between TUN and the wire.
+//!
+//! Each has a queue of the TUN interface and its own sockets, and shares nothing writable with
+//! the others but the state of SAs. On the way of a packet nothing waits, locks or allocates.
+
+mod inbound;
+mod outbound;
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use rustix::event::{EventfdFlags, epoll};
+use sa_store::live::LiveSa;
+
+use self::{inbound::InboundPath, outbound::OutboundPath};
+use crate::{
+    error::Error,
+    io::{IkeDatagram, Offloads, Outgoing, TunQueue, WireSockets},
+    tables::{Event, Outbound, Stats, Tables},
+};
+
+/// Where IKE messages go; called on a worker's thread, so it must not wait.
+pub type IkeSink = Arc<dyn Fn(IkeDatagram) + Send + Sync>;
+
+/// Epoll data of the descriptor that ends a worker.
+const STOP: u64 = u64::MAX;
+/// Epoll data of the TUN queue.
+const TUN: u64 = u64::MAX - 1;
+/// ICMP errors a second at most, for each process.
+const COMPLAINTS: u64 = 1000;
+
+/// What workers and the control thread share.
+pub(crate) struct Shared {
+    /// The tables now.
+    pub tables: ArcSwap<Tables>,
+    /// Sockets.
+    pub wire: Arc<WireSockets>,
+    /// Where IKE goes.
+    pub ike: IkeSink,
+    /// Node-wide counters.
+    pub stats: Stats,
+    /// Wakes the control thread.
+    pub control: Wakeup,
+    events: SyncSender<Event>,
+    start: Instant,
+    stop: AtomicBool,
+    complaints: AtomicU64,
+}
+
+/// An `eventfd`.
+#[derive(Debug)]
+pub(crate) struct Wakeup(OwnedFd);
+
+impl Wakeup {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let fd = rustix::event::eventfd(0, flags).map_err(|e| Error::Worker(e.into()))?;
+        Ok(Self(fd))
+    }
+
+    pub(crate) fn wake(&self) {
+        // A full counter is awake already.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn clear(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+
+    pub(crate) const fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+thread_local! {
+    /// Which worker this thread is: selects its sockets.
+    static WORKER: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+}
+
+impl Shared {
+    pub(crate) fn new(
+        wire: Arc<WireSockets>,
+        ike: IkeSink,
+        events: SyncSender<Event>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            tables: ArcSwap::default(),
+            wire,
+            ike,
+            stats: Stats::default(),
+            control: Wakeup::new()?,
+            events,
+            start: Instant::now(),
+            stop: AtomicBool::new(false),
+            complaints: AtomicU64::new(0),
+        })
+    }
+
+    /// Nanoseconds of the data plane's own clock.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Tells the control thread something; loses it when there is too much to tell.
+    fn tell(&self, event: Event) {
+        match self.events.try_send(event) {
+            Ok(()) => self.control.wake(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                Stats::count(&self.stats.events_lost);
+            }
+        }
+    }
+
+    /// Asks for attention when an SA has reached a limit that nobody was told of.
+    fn look_at(&self, live: &LiveSa) {
+        if live.has_event() && !self.stats.attention.swap(true, Ordering::AcqRel) {
+            self.control.wake();
+        }
+    }
+
+    fn transmit(&self, outbound: &Outbound, to: &Outgoing, data: &[u8]) {
+        let worker = WORKER.get();
+        let result = match outbound.encapsulation() {
+            sa_store::Encapsulation::Udp => self.wire.send_udp(worker, to, data),
+            sa_store::Encapsulation::None => self.wire.send_raw(worker, to, data),
+        };
+        if let Err(error) = result {
+            Stats::count(&self.stats.send_failed);
+            if error.raw_os_error() == Some(libc::EMSGSIZE) {
+                self.tell(Event::TooLong(outbound.id));
+            }
+        }
+    }
+
+    fn deliver(&self, queue: &TunQueue, parts: &[IoSlice<'_>]) {
+        if queue.write(parts).is_err() {
+            Stats::count(&self.stats.send_failed);
+        }
+    }
+
+    /// Whether an ICMP error may be sent now.
+    fn may_complain(&self) -> bool {
+        // The second in the high half, the errors in it in the low half.
+        let second = self.now() / 1_000_000_000;
+        let update = self.complaints.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+            match (state >> 32 == second, state & 0xffff_ffff) {
+                (true, COMPLAINTS..) => None,
+                (true, _) => Some(state + 1),
+                (false, _) => Some(second << 32 | 1),
+            }
+        });
+        update.is_ok()
+    }
+}
+
+/// The running workers.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    wakeups: Vec<Arc<Wakeup>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts one thread for each queue.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        queues: Vec<TunQueue>,
+        offloads: Offloads,
+    ) -> Result<Self, Error> {
+        let mut workers =
+            Self { shared: Arc::clone(shared), wakeups: Vec::new(), threads: Vec::new() };
+        for (number, queue) in queues.into_iter().enumerate() {
+            let wakeup = Arc::new(Wakeup::new()?);
+            let worker =
+                Worker::new(number, queue, Arc::clone(shared), &wakeup).map_err(Error::Worker)?;
+            let thread = std::thread::Builder::new()
+                .name(format!("postern-esp-{number}"))
+                .spawn(move || worker.run(offloads))
+                .map_err(Error::Worker)?;
+            workers.wakeups.push(wakeup);
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        for wakeup in &self.wakeups {
+            wakeup.wake();
+        }
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so; there is nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One thread's descriptors.
+struct Worker {
+    number: usize,
+    queue: TunQueue,
+    shared: Arc<Shared>,
+    epoll: OwnedFd,
+}
+
+impl Worker {
+    fn new(
+        number: usize,
+        queue: TunQueue,
+        shared: Arc<Shared>,
+        wakeup: &Wakeup,
+    ) -> io::Result<Self> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let readable = epoll::EventFlags::IN;
+        epoll::add(&set, wakeup.fd(), epoll::EventData::new_u64(STOP), readable)?;
+        epoll::add(&set, queue.as_fd(), epoll::EventData::new_u64(TUN), readable)?;
+        for (index, (fd, _, _)) in shared.wire.sources(number).into_iter().enumerate() {
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::add(&set, fd, data, readable)?;
+        }
+        Ok(Self { number, queue, shared, epoll: set })
+    }
+
+    fn run(self, offloads: Offloads) {
+        WORKER.set(self.number);
+        let shared = &*self.shared;
+        let sources = shared.wire.sources(self.number);
+        let mut outbound = OutboundPath::new();
+        let mut inbound = InboundPath::new(offloads);
+        let mut events = Vec::with_capacity(16);
+        while !shared.stop.load(Ordering::Acquire) {
+            events.clear();
+            let waited =
+                epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
+            if waited.is_err_and(|error| error != rustix::io::Errno::INTR) {
+                tracing::error!(worker = self.number, "epoll failed, the worker ends");
+                return;
+            }
+            let tables = shared.tables.load();
+            for event in &events {
+                let data = event.data;
+                match data.u64() {
+                    STOP => {}
+                    TUN => {
+                        outbound.turn(&self.queue, &tables, shared);
+                    }
+                    index => {
+                        let source = usize::try_from(index).ok().and_then(|i| sources.get(i));
+                        if let Some(source) = source {
+                            inbound.turn(*source, &self.queue, &tables, shared);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! From TUN to the wire: look up, cut, seal, send.
+
+use std::{
+    io::{self},
+    ops::Range,
+    sync::atomic::Ordering,
+};
+
+use arrayvec::ArrayVec;
+use esp::{SealPacket, SealSource, Sealed, inner::Flow, inner::IpHeader, seal_burst};
+use sa_store::{Encapsulation, live::DropReason};
+
+use super::Shared;
+use crate::{
+    io::{
+        Outgoing, TunQueue,
+        wire::{MAX_DATAGRAM, MAX_SEGMENTS},
+    },
+    packet::{
+        coalesce::plain,
+        header::{Gso, VnetHeader, shape},
+        icmp, mss,
+        segment::{Cut, Fragments, MAX_HEADERS, complete_checksum},
+    },
+    policy::Verdict,
+    tables::{Event, Outbound, Stats, Tables},
+};
+
+/// Packets sealed at a time.
+const BURST: usize = 64;
+/// The longest read: virtio header and a super-packet.
+const READ: usize = 65_535 + 64;
+/// Reads stop filling the buffer here, so that a burst stays in the caches.
+const BUFFER: usize = 2 * READ;
+/// The least MTU of IPv6: smaller paths get outer fragments instead (RFC 8200 §5).
+const IPV6_LEAST: usize = 1280;
+/// Reads of one turn; then arrivals have theirs.
+const READS: usize = 64;
+
+/// A packet to seal.
+struct Entry<'t> {
+    outbound: &'t Outbound,
+    head: Range<usize>,
+    body: Range<usize>,
+    /// May be longer than the path: DF must not be set.
+    oversize: bool,
+}
+
+/// The buffers of one worker, made once.
+pub(super) struct OutboundPath {
+    /// What was read.
+    input: Vec<u8>,
+    /// Headers of cut packets.
+    heads: Vec<u8>,
+    /// What is sent.
+    output: Vec<u8>,
+}
+
+type Entries<'t> = ArrayVec<Entry<'t>, BURST>;
+
+impl OutboundPath {
+    pub(super) fn new() -> Self {
+        Self {
+            input: vec![0; BUFFER + READ],
+            heads: vec![0; BURST * MAX_HEADERS],
+            // A sealed packet adds at most 100 octets: IV, padding, trailer, ICV.
+            output: vec![0; BUFFER + READ + BURST * 128],
+        }
+    }
+
+    /// Reads, seals and sends until the queue is empty or the turn is over; whether more waits.
+    pub(super) fn turn(&mut self, queue: &TunQueue, tables: &Tables, shared: &Shared) -> bool {
+        let mut entries = Entries::new();
+        let (mut at, mut heads) = (0, 0);
+        for _ in 0..READS {
+            let Some(space) = self.input.get_mut(at..at + READ) else { break };
+            let len = match queue.read(space) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {
+                    self.send(&mut entries, shared);
+                    return false;
+                }
+            };
+            let from = at..at + len;
+            self.packet(from.clone(), &mut entries, &mut heads, queue, tables, shared);
+            at = from.end;
+            if at >= BUFFER / 2 || entries.len() >= BURST / 2 {
+                self.send(&mut entries, shared);
+                (at, heads) = (0, 0);
+            } else if entries.is_empty() {
+                (at, heads) = (0, 0);
+            }
+        }
+        self.send(&mut entries, shared);
+        true
+    }
+
+    /// One read: a packet or super-packet.
+    fn packet<'t>(
+        &mut self,
+        read: Range<usize>,
+        entries: &mut Entries<'t>,
+        heads: &mut usize,
+        queue: &TunQueue,
+        tables: &'t Tables,
+        shared: &Shared,
+    ) {
+        let stats = &shared.stats;
+        let bytes = self.input.get(read.clone()).unwrap_or(&[]);
+        let parsed = VnetHeader::split(bytes).and_then(|(vnet, packet)| {
+            Some((vnet, packet.len(), Flow::read(packet)?, shape(packet)?))
+        });
+        let Some((vnet, len, flow, shape)) = parsed else {
+            return Stats::count(&stats.malformed);
+        };
+        let Some(outbound) = find(&flow, tables, shared) else {
+            return Stats::count(&stats.policy);
+        };
+        let whole = read.end - len..read.end;
+        let Some(packet) = self.input.get_mut(whole.clone()) else { return };
+        let max = outbound.max_inner.load(Ordering::Relaxed);
+        mss::clamp(packet, &shape, max, vnet.needs_checksum);
+        if vnet.gso == Gso::None {
+            if vnet.needs_checksum && complete_checksum(packet, &vnet).is_none() {
+                return Stats::count(&stats.malformed);
+            }
+            if len <= max {
+                self.push(entries, outbound, 0..0, whole, false, shared);
+                return;
+            }
+            return self.too_long(whole, &flow, outbound, entries, heads, queue, shared);
+        }
+        let Some(cut) = Cut::plan(packet, &shape, &vnet, max) else {
+            return Stats::count(&stats.malformed);
+        };
+        let oversize = cut.longest() > max;
+        if oversize && tell_too_big(packet, &flow, max, queue, shared) {
+            return;
+        }
+        for index in 0..cut.count {
+            let head = self.head(cut.header_len, entries, heads, shared);
+            let Some((packet, slot)) = self.parts(&whole, &head) else { return };
+            let Some(body) = cut.write(packet, index, slot) else { return };
+            let body = whole.start + body.start..whole.start + body.end;
+            self.push(entries, outbound, head, body, oversize, shared);
+        }
+    }
+
+    /// A packet that does not fit the tunnel: an ICMP error, inner or outer fragments.
+    #[expect(clippy::too_many_arguments, reason = "the state of one turn")]
+    fn too_long<'t>(
+        &mut self,
+        whole: Range<usize>,
+        flow: &Flow,
+        outbound: &'t Outbound,
+        entries: &mut Entries<'t>,
+        heads: &mut usize,
+        queue: &TunQueue,
+        shared: &Shared,
+    ) {
+        let max = outbound.max_inner.load(Ordering::Relaxed);
+        let packet = self.input.get(whole.clone()).unwrap_or(&[]);
+        let Some(header) = IpHeader::read(packet) else { return };
+        if header.dont_fragment && tell_too_big(packet, flow, max, queue, shared) {
+            return;
+        }
+        let plan = shape(packet)
+            .filter(|_| !header.dont_fragment)
+            .and_then(|shape| Fragments::plan(packet, &shape, max));
+        let Some(plan) = plan else {
+            self.push(entries, outbound, 0..0, whole, true, shared);
+            return;
+        };
+        for index in 0..plan.count {
+            let head = self.head(plan.header_len, entries, heads, shared);
+            let Some((packet, slot)) = self.parts(&whole, &head) else { return };
+            let Some(body) = plan.write(packet, index, slot) else { return };
+            let body = whole.start + body.start..whole.start + body.end;
+            self.push(entries, outbound, head, body, false, shared);
+        }
+    }
+
+    fn parts(&mut self, whole: &Range<usize>, head: &Range<usize>) -> Option<(&[u8], &mut [u8])> {
+        Some((self.input.get(whole.clone())?, self.heads.get_mut(head.clone())?))
+    }
+
+    /// Room for headers; sends what waits when there is none.
+    fn head(
+        &mut self,
+        len: usize,
+        entries: &mut Entries<'_>,
+        heads: &mut usize,
+        shared: &Shared,
+    ) -> Range<usize> {
+        if entries.is_full() || *heads + len > self.heads.len() {
+            self.send(entries, shared);
+            *heads = 0;
+        }
+        let head = *heads..*heads + len;
+        *heads = head.end;
+        head
+    }
+
+    fn push<'t>(
+        &mut self,
+        entries: &mut Entries<'t>,
+        outbound: &'t Outbound,
+        head: Range<usize>,
+        body: Range<usize>,
+        oversize: bool,
+        shared: &Shared,
+    ) {
+        if entries.is_full() {
+            self.send(entries, shared);
+        }
+        entries.push(Entry { outbound, head, body, oversize });
+    }
+
+    /// Seals what waits, each packet right behind the one before, and sends it in runs.
+    fn send(&mut self, entries: &mut Entries<'_>, shared: &Shared) {
+        if entries.is_empty() {
+            return;
+        }
+        let mut sealed: ArrayVec<(Range<usize>, Result<Sealed, DropReason>), BURST> =
+            ArrayVec::new();
+        {
+            let mut burst: ArrayVec<SealPacket<'_>, BURST> = ArrayVec::new();
+            let mut rest = &mut self.output[..];
+            let mut at = 0;
+            for entry in entries.iter() {
+                let part = |buffer: &'_ [u8], range: &Range<usize>| -> Range<usize> {
+                    // Ranges come from this worker's own buffers.
+                    if range.end <= buffer.len() { range.clone() } else { 0..0 }
+                };
+                let head = &self.heads[part(&self.heads, &entry.head)];
+                let body = &self.input[part(&self.input, &entry.body)];
+                let len = entry.outbound.sa.sealed_len(head.len() + body.len());
+                let Some((slot, behind)) = std::mem::take(&mut rest).split_at_mut_checked(len)
+                else {
+                    break;
+                };
+                rest = behind;
+                let source = if head.is_empty() {
+                    // The header must be in one piece.
+                    SealSource::Parts { head: body, body: &[] }
+                } else {
+                    SealSource::Parts { head, body }
+                };
+                burst.push(SealPacket::new(&entry.outbound.sa, source, slot));
+                sealed.push((at..at + len, Err(DropReason::Malformed)));
+                at += len;
+            }
+            seal_burst(&mut burst);
+            for (to, packet) in sealed.iter_mut().zip(&burst) {
+                to.1 = packet.outcome();
+            }
+        }
+        let mut at = 0;
+        while let Some((entry, (range, outcome))) = entries.get(at).zip(sealed.get(at)) {
+            let Ok(first) = outcome else {
+                shared.look_at(entry.outbound.sa.live());
+                at += 1;
+                continue;
+            };
+            let df = first.dont_fragment && !entry.oversize;
+            let run = run_length(entries, &sealed, at, df);
+            let end = sealed.get(at + run - 1).map_or(range.end, |(range, _)| range.end);
+            let to = Outgoing {
+                local: entry.outbound.local,
+                remote: entry.outbound.remote,
+                tos: first.traffic_class,
+                df,
+                segment: (run > 1).then(|| u16::try_from(range.len()).unwrap_or(u16::MAX)),
+            };
+            let data = self.output.get(range.start..end).unwrap_or(&[]);
+            shared.transmit(entry.outbound, &to, data);
+            shared.look_at(entry.outbound.sa.live());
+            at += run;
+        }
+        entries.clear();
+    }
+}
+
+/// How many packets from `at` on may go in one `UDP_SEGMENT` send: one SA, one header, one
+/// size; only the last may be shorter.
+fn run_length(
+    entries: &Entries<'_>,
+    sealed: &[(Range<usize>, Result<Sealed, DropReason>)],
+    at: usize,
+    df: bool,
+) -> usize {
+    let (Some(first), Some((range, Ok(outer)))) = (entries.get(at), sealed.get(at)) else {
+        return 1;
+    };
+    if first.outbound.encapsulation() != Encapsulation::Udp || first.oversize {
+        return 1;
+    }
+    let size = range.len();
+    let mut total = size;
+    let mut count = 1;
+    for (entry, (range, outcome)) in entries.iter().zip(sealed).skip(at + 1) {
+        let Ok(next) = outcome else { break };
+        let same = core::ptr::eq(entry.outbound, first.outbound)
+            && next.traffic_class == outer.traffic_class
+            && next.dont_fragment == df
+            && !entry.oversize;
+        total += range.len();
+        if !same || range.len() > size || total > MAX_DATAGRAM - 64 || count == MAX_SEGMENTS {
+            break;
+        }
+        count += 1;
+        if range.len() < size {
+            break;
+        }
+    }
+    count
+}
+
+/// The outbound SA for a packet; asks for one that is missing.
+fn find<'t>(flow: &Flow, tables: &'t Tables, shared: &Shared) -> Option<&'t Outbound> {
+    let ports = flow.source_port.zip(flow.destination_port);
+    let rule = tables.policies.find(flow.source, flow.destination, flow.protocol, ports)?;
+    let Verdict::Protect(_, child) = rule.verdict else { return None };
+    match tables.active.get(&child) {
+        Some(outbound) if outbound.sa.accepts(flow) => Some(outbound),
+        _ => {
+            if tables.policies.may_acquire(child, shared.now()) {
+                // ICMP's type and code are no ports.
+                let port = |port: Option<u16>| match flow.protocol {
+                    1 | 58 => 0,
+                    _ => port.unwrap_or(0),
+                };
+                shared.tell(Event::Acquire {
+                    child,
+                    source: (flow.source, port(flow.source_port)),
+                    destination: (flow.destination, port(flow.destination_port)),
+                    protocol: flow.protocol,
+                });
+            }
+            None
+        }
+    }
+}
+
+/// Sends the ICMP error for a packet that must not be cut; false when the path is too small to
+/// be told (the outer packet is fragmented then).
+fn tell_too_big(packet: &[u8], flow: &Flow, max: usize, queue: &TunQueue, shared: &Shared) -> bool {
+    if flow.source.is_ipv6() && max < IPV6_LEAST && packet.len() <= IPV6_LEAST {
+        return false;
+    }
+    let mtu = if flow.source.is_ipv6() { max.max(IPV6_LEAST) } else { max };
+    Stats::count(&shared.stats.too_big);
+    if shared.may_complain() {
+        let mut error = [0; icmp::MAX_ERROR];
+        if let Some(len) = icmp::too_big(packet, flow, mtu, &mut error)
+            && let Some(error) = error.get(..len)
+        {
+            plain(error, flow.source.is_ipv4(), false, &mut |parts| {
+                // An error that gets lost is sent again for the next packet.
+                let _ = queue.write(parts);
+            });
+        }
+    }
+    true
+}

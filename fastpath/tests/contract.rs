@@ -1,6 +1,8 @@
 //! The inline data plane keeps the contract of every backend: with a real TUN interface, real
 //! sockets and a peer that counts what arrives, in namespaces of the test's own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use std::{

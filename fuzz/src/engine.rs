@@ -122,8 +122,14 @@ pub fn run(target: &Target, inputs: Vec<Vec<u8>>, seed: u64, limit: Limit) -> Su
                 break;
             }
             Ok(answer) => {
-                if outcomes.insert(answer) && at >= first && corpus.len() < MAX_CORPUS {
-                    corpus.push(input.clone());
+                if outcomes.insert(answer) && at >= first {
+                    // A full corpus moves on: the committed inputs stay, others make room.
+                    if corpus.len() < MAX_CORPUS {
+                        corpus.push(input.clone());
+                    } else if first < MAX_CORPUS {
+                        let place = first + random.below(MAX_CORPUS - first);
+                        corpus[place].clone_from(&input);
+                    }
                 }
             }
         }

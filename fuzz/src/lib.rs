@@ -25,7 +25,8 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: &[Target] = &[target::ike_message::TARGET, target::esp_open::TARGET];
+pub const TARGETS: &[Target] =
+    &[target::ike_message::TARGET, target::esp_open::TARGET, target::config::TARGET];
 
 /// The folder of a target's committed inputs.
 #[must_use]

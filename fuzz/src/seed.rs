@@ -210,3 +210,47 @@ pub(crate) fn esp_packets() -> Vec<(&'static str, Vec<u8>)> {
     }
     all
 }
+
+/// Configuration texts, right and wrong.
+pub(crate) fn config_texts() -> Vec<(&'static str, Vec<u8>)> {
+    let tunnel = r#"
+[tunnels.site-b]
+mode = "always-on"
+local = { address = "192.0.2.1", id = "a.example" }
+remote = { address = ["192.0.2.2", "b.example"], id = "b.example" }
+auth = { psk = "PlantedSecretKey" }
+ike = { proposals = ["aes256gcm16-prfsha384-ecp384"], rekey = "4h", dpd = "30s" }
+encap = "auto"
+
+[tunnels.site-b.children.net]
+local = ["10.1.0.0/16"]
+remote = ["10.2.0.0/16", "fd00::/32[tcp/80]"]
+esp = { proposals = ["aes256gcm16-esn", "aes256gcm16"], rekey = "1h", rekey_bytes = "1TiB", replay_window = 4096 }
+bypass = ["10.2.3.0/24"]
+"#;
+    let gateway = r#"
+[gateway]
+name = "site-a"
+dataplane = "auto"
+control = "/run/postern/control.sock"
+state_dir = "/var/lib/postern"
+on_stop = "closed"
+
+[inline]
+interface = "postern0"
+workers = "auto"
+"#;
+    let text = |parts: &[&str]| parts.concat().into_bytes();
+    vec![
+        ("whole", text(&[gateway, tunnel])),
+        ("tunnel", text(&[tunnel])),
+        ("exposed", text(&["# others can read it", tunnel])),
+        ("unknown_key", text(&["[gateway]\nnam = \"x\"\n", tunnel])),
+        ("wrong_type", text(&["[gateway]\nname = 5\n[inline]\nworkers = \"many\"\n"])),
+        ("syntax", text(&["[gateway\nname = \"x\n"])),
+        ("later", text(&["[api]\ngrpc = \"127.0.0.1:1\"\n", tunnel])),
+        ("bad_proposal", text(&[tunnel]).as_slice().to_vec().into_iter().map(|octet| if octet == b'3' { b'4' } else { octet }).collect()),
+        ("empty", Vec::new()),
+        ("inline_table", text(&["tunnels = { a = { remote = { address = \"any\" }, auth = { psk = \"0x00\" }, children = { c = { local = [\"0.0.0.0/0\"], remote = [\"::/0\"] } } } }\n"])),
+    ]
+}

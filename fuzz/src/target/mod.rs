@@ -1,4 +1,5 @@
 //! The targets, one a file.
 
+pub mod config;
 pub mod esp_open;
 pub mod ike_message;

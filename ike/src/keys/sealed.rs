@@ -100,8 +100,12 @@ impl Sealer {
         self.seal_inner(header, first, None, &inner)
     }
 
-    /// Seals octets of payloads that are already written, whole or one fragment of them.
-    pub(crate) fn seal_inner(
+    /// Seals octets of payloads that are already written, whole or one fragment of them, whether
+    /// or not they make sense: fuzzers and judges need that too.
+    ///
+    /// # Errors
+    /// See [`SealError`].
+    pub fn seal_inner(
         &mut self,
         header: &Header,
         first: PayloadType,

@@ -249,8 +249,21 @@ workers = "auto"
         ("wrong_type", text(&["[gateway]\nname = 5\n[inline]\nworkers = \"many\"\n"])),
         ("syntax", text(&["[gateway\nname = \"x\n"])),
         ("later", text(&["[api]\ngrpc = \"127.0.0.1:1\"\n", tunnel])),
-        ("bad_proposal", text(&[tunnel]).as_slice().to_vec().into_iter().map(|octet| if octet == b'3' { b'4' } else { octet }).collect()),
+        (
+            "bad_proposal",
+            text(&[tunnel])
+                .as_slice()
+                .to_vec()
+                .into_iter()
+                .map(|octet| if octet == b'3' { b'4' } else { octet })
+                .collect(),
+        ),
         ("empty", Vec::new()),
-        ("inline_table", text(&["tunnels = { a = { remote = { address = \"any\" }, auth = { psk = \"0x00\" }, children = { c = { local = [\"0.0.0.0/0\"], remote = [\"::/0\"] } } } }\n"])),
+        (
+            "inline_table",
+            text(&[
+                "tunnels = { a = { remote = { address = \"any\" }, auth = { psk = \"0x00\" }, children = { c = { local = [\"0.0.0.0/0\"], remote = [\"::/0\"] } } } }\n",
+            ]),
+        ),
     ]
 }

@@ -8,8 +8,7 @@ use daemon::config::{Context, NoFiles, parse};
 use crate::{Target, engine::Answer, seed};
 
 /// The target.
-pub const TARGET: Target =
-    Target { name: "config", run, repair: None, seeds: seed::config_texts };
+pub const TARGET: Target = Target { name: "config", run, repair: None, seeds: seed::config_texts };
 
 /// A key that seeds hold; it must come out nowhere.
 pub(crate) const SECRET: &str = "PlantedSecretKey";

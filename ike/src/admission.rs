@@ -1,0 +1,236 @@
+//! Who is let in before anybody is known: cookies and half-open limits (RFC 7296 §2.6).
+//!
+//! ```text
+//! Initiator                              Responder
+//! HDR(A,0), SAi1, KEi, Ni        -->                       too many are half open
+//!                                <--     HDR(A,0), N(COOKIE)     nothing is kept
+//! HDR(A,0), N(COOKIE), SAi1, KEi, Ni  -->                  the address is proven
+//!                                <--     HDR(A,B), SAr1, KEr, Nr
+//! ```
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::{net::IpAddr, time::Duration};
+
+use crypto::random::RandomSource;
+use sa_store::{IkeSpi, Instant, PrfAlgorithm, SecretBytes};
+
+use crate::config::EndpointConfig;
+
+/// How long a secret makes cookies; it is accepted for as long again.
+const ROTATION: Duration = Duration::from_secs(60);
+/// Octets of a cookie: the version of the secret, then a MAC.
+const COOKIE_LEN: usize = 1 + 16;
+/// The longest IKE_SA_INIT request that is looked at.
+pub(crate) const MAX_INIT_LEN: usize = 4096;
+
+/// What to do with an IKE_SA_INIT request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// Negotiate.
+    Admit,
+    /// Answer with this cookie and keep nothing.
+    Challenge(Vec<u8>),
+    /// Drop.
+    Refuse,
+}
+
+/// Cookie secrets and the count of half-open IKE SAs.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    current: Secret,
+    previous: Option<Secret>,
+    half_open: usize,
+    by_source: BTreeMap<IpAddr, usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Secret {
+    version: u8,
+    key: SecretBytes,
+    since: Instant,
+}
+
+impl Secret {
+    fn draw(version: u8, random: &mut dyn RandomSource, since: Instant) -> Self {
+        let mut key = alloc::vec![0; 32];
+        random.fill(&mut key);
+        Self { version, key: SecretBytes::new(key), since }
+    }
+
+    /// `<VersionIDofSecret> | Hash(Ni | IPi | SPIi | <secret>)` of RFC 7296 §2.6, with a MAC.
+    fn cookie(&self, source: IpAddr, spi_i: IkeSpi, nonce_i: &[u8]) -> Vec<u8> {
+        let mut address = [0; 17];
+        match source {
+            IpAddr::V4(v4) => address[1..5].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => {
+                address[0] = 1;
+                address[1..].copy_from_slice(&v6.octets());
+            }
+        }
+        let mac = crypto::prf::prf(
+            PrfAlgorithm::HmacSha256,
+            self.key.expose(),
+            &[&address, &spi_i.0.to_be_bytes(), nonce_i],
+        );
+        let mut cookie = Vec::with_capacity(COOKIE_LEN);
+        cookie.push(self.version);
+        cookie.extend(mac.expose().iter().take(COOKIE_LEN - 1));
+        cookie
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(random: &mut dyn RandomSource) -> Self {
+        Self {
+            current: Secret::draw(0, random, Instant::ZERO),
+            previous: None,
+            half_open: 0,
+            by_source: BTreeMap::new(),
+        }
+    }
+
+    /// Decides on an IKE_SA_INIT request. Costs two MACs at most and keeps nothing.
+    pub(crate) fn judge(
+        &mut self,
+        now: Instant,
+        config: &EndpointConfig,
+        random: &mut dyn RandomSource,
+        (source, spi_i, nonce_i): (IpAddr, IkeSpi, &[u8]),
+        cookie: Option<&[u8]>,
+    ) -> Verdict {
+        self.rotate(now, random);
+        if self.half_open < config.cookie_threshold {
+            return Verdict::Admit;
+        }
+        if !cookie.is_some_and(|cookie| self.valid(cookie, source, spi_i, nonce_i)) {
+            return Verdict::Challenge(self.current.cookie(source, spi_i, nonce_i));
+        }
+        let share = (config.half_open_limit / 16).max(config.cookie_threshold).max(1);
+        let from_source = self.by_source.get(&network(source)).copied().unwrap_or(0);
+        if self.half_open >= config.half_open_limit || from_source >= share {
+            return Verdict::Refuse;
+        }
+        Verdict::Admit
+    }
+
+    fn valid(&self, cookie: &[u8], source: IpAddr, spi_i: IkeSpi, nonce_i: &[u8]) -> bool {
+        [Some(&self.current), self.previous.as_ref()].into_iter().flatten().any(|secret| {
+            cookie.first() == Some(&secret.version)
+                && crypto::ct::equal(cookie, &secret.cookie(source, spi_i, nonce_i))
+        })
+    }
+
+    fn rotate(&mut self, now: Instant, random: &mut dyn RandomSource) {
+        let age = now.since(self.current.since);
+        if age < ROTATION {
+            return;
+        }
+        let next = Secret::draw(self.current.version.wrapping_add(1), random, now);
+        let old = core::mem::replace(&mut self.current, next);
+        self.previous = (age < 2 * ROTATION).then_some(old);
+    }
+
+    /// One more is half open.
+    pub(crate) fn enter(&mut self, source: IpAddr) {
+        self.half_open += 1;
+        *self.by_source.entry(network(source)).or_default() += 1;
+    }
+
+    /// One less is half open.
+    pub(crate) fn leave(&mut self, source: IpAddr) {
+        self.half_open = self.half_open.saturating_sub(1);
+        let network = network(source);
+        if let Some(count) = self.by_source.get_mut(&network) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_source.remove(&network);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn half_open(&self) -> usize {
+        self.half_open
+    }
+}
+
+/// What counts as one source: an IPv4 address or an IPv6 /64.
+fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(v6) => {
+            let prefix = u128::from_be_bytes(v6.octets()) & !u128::from(u64::MAX);
+            IpAddr::from(prefix.to_be_bytes())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Counter(u64);
+    impl RandomSource for Counter {
+        fn fill(&mut self, out: &mut [u8]) {
+            for octet in out {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *octet = self.0.to_be_bytes()[0];
+            }
+        }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_cookie_proves_one_address_for_two_rotations_at_most() {
+        let config = EndpointConfig { cookie_threshold: 0, ..EndpointConfig::default() };
+        let mut random = Counter(7);
+        let mut admission = Admission::new(&mut random);
+        let source: IpAddr = "192.0.2.1".parse().unwrap();
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        let key = (source, IkeSpi(5), &b"nonce"[..]);
+        let mut judge = |now, key, cookie: Option<&[u8]>| {
+            admission.judge(now, &config, &mut random, key, cookie)
+        };
+        let Verdict::Challenge(cookie) = judge(at(1), key, None) else { panic!("no challenge") };
+        assert_eq!(judge(at(1), key, Some(&cookie)), Verdict::Admit);
+        assert_eq!(judge(at(70), key, Some(&cookie)), Verdict::Admit);
+        for wrong in [(other, key.1, key.2), (source, IkeSpi(6), key.2), (source, key.1, b"n")] {
+            assert_ne!(judge(at(70), wrong, Some(&cookie)), Verdict::Admit);
+        }
+        assert_ne!(judge(at(70), key, Some(&cookie[..16])), Verdict::Admit);
+        assert_ne!(judge(at(200), key, Some(&cookie)), Verdict::Admit);
+    }
+
+    #[test]
+    fn half_open_is_counted_by_source_and_bounded() {
+        let config = EndpointConfig {
+            cookie_threshold: 2,
+            half_open_limit: 64,
+            ..EndpointConfig::default()
+        };
+        let mut random = Counter(9);
+        let mut admission = Admission::new(&mut random);
+        let source: IpAddr = "2001:db8::1".parse().unwrap();
+        let same_net: IpAddr = "2001:db8::2".parse().unwrap();
+        let key = (same_net, IkeSpi(5), &b"nonce"[..]);
+        for _ in 0..4 {
+            admission.enter(source);
+        }
+        let Verdict::Challenge(cookie) = admission.judge(at(1), &config, &mut random, key, None)
+        else {
+            panic!("no challenge")
+        };
+        let verdict = admission.judge(at(1), &config, &mut random, key, Some(&cookie));
+        assert_eq!(verdict, Verdict::Refuse);
+        admission.leave(source);
+        let verdict = admission.judge(at(1), &config, &mut random, key, Some(&cookie));
+        assert_eq!(verdict, Verdict::Admit);
+        for _ in 0..5 {
+            admission.leave(source);
+        }
+        assert_eq!((admission.half_open(), admission.by_source.len()), (0, 0));
+    }
+}

@@ -1,0 +1,210 @@
+//! The endpoint: all IKE SAs of one shard, and the drive loop.
+
+mod actions;
+mod commands;
+
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+
+use crypto::{aead::Engines, random::RandomSource};
+use sa_store::{Instant, PairId};
+
+use crate::{
+    config::{EndpointConfig, Endpoints},
+    exchange::ike_sa_init,
+    input::{Completion, CompletionResult, Input, SpiSource},
+    output::Output,
+    sa::IkeSa,
+    shared::{Shared, Waiter},
+    view::{IkeSaId, IkeSaView},
+    wire::{ExchangeType, Header, WireError},
+};
+
+/// All IKE SAs of a shard as one machine without I/O.
+///
+/// Drive it so: [`Endpoint::handle`] whatever happens, then take [`Endpoint::poll_output`] until
+/// it is `None`, then sleep until [`Endpoint::poll_timeout`] or the next input. Time may not run
+/// backwards; if it does, the latest time counts.
+pub struct Endpoint {
+    shared: Shared,
+    sas: BTreeMap<IkeSaId, IkeSa>,
+    timers: BTreeSet<(Instant, IkeSaId)>,
+    due: BTreeMap<IkeSaId, Instant>,
+}
+
+impl core::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Endpoint({} IKE SAs)", self.sas.len())
+    }
+}
+
+impl Endpoint {
+    /// An endpoint without tunnels. All randomness of it, keys and behaviour, comes from
+    /// `random`; inbound ESP SPIs come from `spis`.
+    #[must_use]
+    pub fn new(
+        config: EndpointConfig,
+        random: Box<dyn RandomSource + Send>,
+        spis: Box<dyn SpiSource>,
+    ) -> Self {
+        Self {
+            shared: Shared::new(config, random, spis),
+            sas: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            due: BTreeMap::new(),
+        }
+    }
+
+    /// The same endpoint with other AEAD engines for its SK payloads (measured ones, or audited
+    /// ones in tests). Holds for IKE SAs made from now on.
+    #[must_use]
+    pub fn with_engines(mut self, engines: Engines) -> Self {
+        self.shared.engines = engines;
+        self
+    }
+
+    /// Takes in one thing that happened at `now`.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        self.shared.now = self.shared.now.max(now);
+        match input {
+            Input::Datagram { path, payload } => self.on_datagram(path, payload),
+            Input::Command(command) => self.on_command(command),
+            Input::Completion(completion) => self.on_completion(completion),
+            Input::Timeout => {}
+        }
+        self.run_timers();
+        self.run_actions();
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.shared.next_output()
+    }
+
+    /// When [`Input::Timeout`] is due; `None` if nothing waits.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let sa = self.timers.first().map_or(Instant::NEVER, |(at, _)| *at);
+        let next = sa.min(self.shared.children.next_timer());
+        (next != Instant::NEVER).then_some(next)
+    }
+
+    /// Every IKE SA, oldest first.
+    #[must_use]
+    pub fn ike_sas(&self) -> Vec<IkeSaView> {
+        self.sas.iter().map(|(id, sa)| sa.view(*id, &self.shared)).collect()
+    }
+
+    /// Datagrams that changed nothing, by reason.
+    #[must_use]
+    pub fn dropped(&self) -> Vec<(&'static str, u64)> {
+        self.shared.counters.list()
+    }
+
+    fn on_datagram(&mut self, path: Endpoints, datagram: &[u8]) {
+        let header = match Header::parse(datagram) {
+            Ok((header, _)) => header,
+            Err(error) => {
+                let counters = &mut self.shared.counters;
+                match error {
+                    WireError::IkeV1 => counters.ikev1 += 1,
+                    WireError::MajorVersion { .. } => counters.version += 1,
+                    _ => counters.malformed += 1,
+                }
+                return;
+            }
+        };
+        let first = header.exchange == ExchangeType::IKE_SA_INIT && !header.response;
+        if first {
+            self.on_first_request(path, &header, datagram);
+            return;
+        }
+        let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
+        match self.shared.directory.find(own_spi) {
+            Some(ike) => self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram)),
+            None => self.shared.counters.unknown_spi += 1,
+        }
+    }
+
+    fn on_first_request(&mut self, path: Endpoints, header: &Header, datagram: &[u8]) {
+        let fits = header.initiator
+            && header.spi_r.is_zero()
+            && !header.spi_i.is_zero()
+            && header.message_id == 0;
+        // Our own message that came back, or somebody who plays us.
+        let reflected = self.shared.directory.find(header.spi_i).is_some();
+        if !fits || reflected {
+            self.shared.counters.unexpected += 1;
+            return;
+        }
+        if let Some(ike) = self.shared.directory.find_half_open(path.remote, header.spi_i) {
+            self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram));
+            return;
+        }
+        if let Some((ike, sa)) = ike_sa_init::on_first_request(&mut self.shared, path, datagram) {
+            self.put(ike, sa);
+        }
+    }
+
+    fn on_completion(&mut self, completion: Completion) {
+        let Completion { ticket, result } = completion;
+        match self.shared.claim(ticket) {
+            Some(Waiter::Ike(ike)) => {
+                self.step(ike, |sa, shared| sa.on_completion(shared, ticket, result));
+            }
+            Some(Waiter::Pair(pair)) => self.on_pair_completion(pair, result),
+            None => {}
+        }
+    }
+
+    fn on_pair_completion(&mut self, pair: PairId, result: CompletionResult) {
+        let Some(owner) = self.shared.children.get(pair).map(|sa| sa.owner) else {
+            self.shared.on_leaving_completion(pair, &result);
+            return;
+        };
+        self.step(owner, |sa, shared| match sa {
+            IkeSa::Established(sa) => sa.on_pair_completion(shared, pair, result),
+            other => Some(other),
+        });
+    }
+
+    /// Takes an IKE SA through one step.
+    fn step(&mut self, ike: IkeSaId, step: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>) {
+        let Some(sa) = self.sas.remove(&ike) else { return };
+        match step(sa, &mut self.shared) {
+            Some(sa) => self.put(ike, sa),
+            None => self.set_timer(ike, Instant::NEVER),
+        }
+    }
+
+    fn put(&mut self, ike: IkeSaId, sa: IkeSa) {
+        let due = sa.due(&self.shared);
+        self.sas.insert(ike, sa);
+        self.set_timer(ike, due);
+    }
+
+    fn set_timer(&mut self, ike: IkeSaId, at: Instant) {
+        let old =
+            if at == Instant::NEVER { self.due.remove(&ike) } else { self.due.insert(ike, at) };
+        if let Some(old) = old {
+            self.timers.remove(&(old, ike));
+        }
+        if at != Instant::NEVER {
+            self.timers.insert((at, ike));
+        }
+    }
+
+    fn run_timers(&mut self) {
+        self.shared.remove_lingering();
+        // Each IKE SA once: a timer that is due again at once waits for the next call.
+        let now = self.shared.now;
+        let due: Vec<IkeSaId> =
+            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, ike)| *ike).collect();
+        for ike in due {
+            self.step(ike, IkeSa::on_timeout);
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! The responder's side: nothing is kept before [`crate::admission`] lets a peer in.
+
+use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
+use core::net::SocketAddr;
+
+use sa_store::{IkeSpi, Instant, KeGroup, SecretBytes};
+
+use super::{Transcript, does_fragmentation, extensions};
+use crate::{
+    admission::{MAX_INIT_LEN, Verdict},
+    config::{Connection, EncapPolicy, Endpoints},
+    connections,
+    event::{Failure, FailureCode},
+    exchange::ike_auth,
+    input::CompletionResult,
+    keys::Skeyseed,
+    negotiate::{IkeChoice, KeDecision, Mismatch, ke_decision, select_ike},
+    output::{RequestKind, Ticket},
+    sa::{
+        IkeSa,
+        channel::{Channel, Received, Role, Secrets, Spis},
+        nat::{self, Nat},
+        window::Window,
+    },
+    shared::{Shared, Waiter},
+    view::{IkeSaId, IkeSaView},
+    wire::{
+        ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload, Payloads,
+        encode_message,
+    },
+};
+
+/// An IKE SA that a peer asked for, until its IKE_AUTH.
+#[derive(Debug)]
+pub(crate) struct HalfOpen {
+    opening: Opening,
+    step: HalfOpenStep,
+}
+
+/// What is known of it.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) id: IkeSaId,
+    pub(crate) path: Endpoints,
+    pub(crate) spis: Spis,
+    pub(crate) begun: Instant,
+    pub(crate) transcript: Transcript,
+    nat: Nat,
+    policy: EncapPolicy,
+    fragmentation: bool,
+}
+
+#[derive(Debug)]
+enum HalfOpenStep {
+    /// Our public value and the secret are being computed.
+    Agreement(Ticket, Box<IkeChoice>),
+    /// The response is sent; IKE_AUTH is waited for.
+    Waiting(Box<Channel>, Box<Secrets>),
+    /// IKE_AUTH was refused; kept to repeat the refusal.
+    Refused(Box<Channel>),
+}
+
+/// Answers an IKE_SA_INIT request that belongs to no IKE SA. Gives the half-open IKE SA if there
+/// is one now.
+pub(crate) fn on_first_request(
+    shared: &mut Shared,
+    path: Endpoints,
+    datagram: &[u8],
+) -> Option<(IkeSaId, IkeSa)> {
+    let message = match Message::parse(datagram) {
+        Ok(message) if datagram.len() <= MAX_INIT_LEN && message.protected.is_none() => message,
+        _ => {
+            shared.counters.malformed += 1;
+            return None;
+        }
+    };
+    let payloads = &message.clear;
+    let (Some(_), Some(ke), Some(nonce)) = (payloads.sa(), payloads.ke(), payloads.nonce()) else {
+        shared.counters.malformed += 1;
+        return None;
+    };
+    let header = message.header;
+    if !admitted(shared, path, &header, &nonce.0, payloads, datagram.len()) {
+        return None;
+    }
+    match choose(shared, path, payloads) {
+        Ok((connection, choice)) => match ke_decision(Some(choice.suite.group), Some(ke)) {
+            KeDecision::Use(group) if ke.data.len() == group.public_len() => {
+                let public = (group, ke.data.to_vec());
+                let nonce_i = nonce.0.to_vec();
+                let known = (header.spi_i, nonce_i, datagram.to_vec());
+                Some(open(shared, path, known, (connection, choice, public), payloads))
+            }
+            KeDecision::Use(_) => {
+                shared.counters.malformed += 1;
+                None
+            }
+            KeDecision::None | KeDecision::Retry(_) => {
+                let notify = Notify::invalid_ke(choice.suite.group);
+                reply(shared, path, &header, notify, datagram.len());
+                None
+            }
+        },
+        Err((connection, failure)) => {
+            let tunnel = connection.map(|it| it.tunnel);
+            shared.hint(tunnel, path.remote, failure);
+            let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
+            reply(shared, path, &header, notify, datagram.len());
+            None
+        }
+    }
+}
+
+fn admitted(
+    shared: &mut Shared,
+    path: Endpoints,
+    header: &Header,
+    nonce: &[u8],
+    payloads: &Payloads<'_>,
+    request_len: usize,
+) -> bool {
+    let cookie = payloads.notify(NotifyType::COOKIE).map(|notify| notify.data.as_ref());
+    let key = (path.remote.ip(), header.spi_i, nonce);
+    let (now, random) = (shared.now, &mut *shared.random);
+    match shared.admission.judge(now, &shared.config, random, key, cookie) {
+        Verdict::Admit => true,
+        Verdict::Challenge(cookie) => {
+            shared.counters.cookie += 1;
+            let notify = Notify::with_data(NotifyType::COOKIE, cookie);
+            reply(shared, path, header, notify, request_len);
+            false
+        }
+        Verdict::Refuse => {
+            shared.counters.half_open += 1;
+            false
+        }
+    }
+}
+
+/// Answers with one notification and keeps nothing; never with more octets than came.
+fn reply(
+    shared: &mut Shared,
+    path: Endpoints,
+    request: &Header,
+    notify: Notify<'_>,
+    request_len: usize,
+) {
+    let header = Header { spi_r: IkeSpi::ZERO, initiator: false, response: true, ..*request };
+    match encode_message(&header, &[Payload::Notify(notify)]) {
+        Ok(response) if response.len() <= request_len => shared.transmit(path, response),
+        _ => {}
+    }
+}
+
+type Chosen = (Arc<Connection>, IkeChoice);
+
+fn choose(
+    shared: &mut Shared,
+    path: Endpoints,
+    payloads: &Payloads<'_>,
+) -> Result<Chosen, (Option<Arc<Connection>>, Failure)> {
+    let candidates = connections::by_address(&shared.connections, path);
+    let Some(offered) = payloads.sa() else {
+        return Err((None, Failure::new(FailureCode::InvalidSyntax, "there is no SA payload")));
+    };
+    let mut first: Option<(Arc<Connection>, Mismatch)> = None;
+    for connection in candidates {
+        match select_ike(&connection.proposals, offered, false) {
+            Ok(choice) => return Ok((connection, choice)),
+            Err(mismatch) if first.is_none() => first = Some((connection, mismatch)),
+            Err(_) => {}
+        }
+    }
+    match first {
+        Some((connection, mismatch)) => {
+            let failure = Failure::new(FailureCode::NoProposalChosen, format!("{mismatch}"));
+            Err((Some(connection), failure))
+        }
+        None => {
+            shared.counters.no_tunnel += 1;
+            let message = format!(
+                "{} wants a tunnel with {}, and none is configured for these addresses",
+                path.remote.ip(),
+                path.local.ip()
+            );
+            Err((None, Failure::new(FailureCode::NoMatchingTunnel, message)))
+        }
+    }
+}
+
+fn open(
+    shared: &mut Shared,
+    path: Endpoints,
+    (spi_i, nonce_i, request): (IkeSpi, Vec<u8>, Vec<u8>),
+    (connection, choice, (group, peer_public)): (Arc<Connection>, IkeChoice, (KeGroup, Vec<u8>)),
+    payloads: &Payloads<'_>,
+) -> (IkeSaId, IkeSa) {
+    let id = shared.next_ike_id();
+    let spis = Spis { role: Role::Responder, spi_i, spi_r: shared.next_ike_spi() };
+    shared.directory.add_spi(spis.spi_r, id);
+    shared.directory.add_half_open(path.remote, spi_i, id);
+    shared.admission.enter(path.remote.ip());
+    // The initiator does not know our SPI yet: its hashes have zero in its place.
+    let detected = nat::detect(connection.encap, payloads, (spi_i, IkeSpi::ZERO), path);
+    let policy = if detected.is_some() { connection.encap } else { EncapPolicy::Never };
+    let nonce_r = shared.nonce();
+    let kind = RequestKind::GenerateAndAgree { group, peer_public };
+    let ticket = shared.request(Waiter::Ike(id), kind);
+    let opening = Opening {
+        id,
+        path,
+        spis,
+        begun: shared.now,
+        transcript: Transcript { request, response: Vec::new(), nonce_i, nonce_r },
+        nat: detected.unwrap_or_default(),
+        policy,
+        fragmentation: does_fragmentation(payloads),
+    };
+    let step = HalfOpenStep::Agreement(ticket, Box::new(choice));
+    (id, IkeSa::HalfOpen(Box::new(HalfOpen { opening, step })))
+}
+
+impl HalfOpen {
+    pub(crate) fn on_datagram(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        path: Endpoints,
+        datagram: &[u8],
+    ) -> Option<IkeSa> {
+        match Header::parse(datagram) {
+            Ok((header, _)) if header.exchange == ExchangeType::IKE_SA_INIT => {
+                self.repeat(shared, path, datagram);
+                return Some(IkeSa::HalfOpen(self));
+            }
+            _ => {}
+        }
+        let (mut channel, secrets) = match self.step {
+            HalfOpenStep::Waiting(channel, secrets) => (channel, secrets),
+            HalfOpenStep::Refused(mut channel) => {
+                let _ = channel.receive(shared, path, datagram);
+                self.step = HalfOpenStep::Refused(channel);
+                return Some(IkeSa::HalfOpen(self));
+            }
+            HalfOpenStep::Agreement(..) => {
+                shared.counters.unexpected += 1;
+                return Some(IkeSa::HalfOpen(self));
+            }
+        };
+        match channel.receive(shared, path, datagram) {
+            Received::Request(ExchangeType::IKE_AUTH, opened) => {
+                channel.path = path;
+                self.opening.end(shared);
+                let request = ike_auth::Request { opened, path };
+                match ike_auth::on_request(shared, self.opening, (*channel, *secrets), request) {
+                    Ok(sa) => sa,
+                    Err((opening, channel)) => {
+                        // Still half open: it only repeats the refusal until it times out.
+                        shared.directory.add_spi(opening.spis.own(), opening.id);
+                        shared.admission.enter(opening.path.remote.ip());
+                        let step = HalfOpenStep::Refused(channel);
+                        Some(IkeSa::HalfOpen(Box::new(Self { opening: *opening, step })))
+                    }
+                }
+            }
+            Received::Request(..) => {
+                // RFC 7296 §2.21: nothing but IKE_AUTH may come now.
+                shared.counters.unexpected += 1;
+                self.step = HalfOpenStep::Waiting(channel, secrets);
+                Some(IkeSa::HalfOpen(self))
+            }
+            Received::Response(..) | Received::Nothing => {
+                self.step = HalfOpenStep::Waiting(channel, secrets);
+                Some(IkeSa::HalfOpen(self))
+            }
+        }
+    }
+
+    /// Our response was lost: the very same request gets the very same response.
+    pub(crate) fn repeat(&self, shared: &mut Shared, path: Endpoints, datagram: &[u8]) {
+        let transcript = &self.opening.transcript;
+        let same = datagram == transcript.request.as_slice() && path == self.opening.path;
+        if same && !transcript.response.is_empty() {
+            shared.transmit(path, transcript.response.clone());
+        } else if !same {
+            shared.counters.unexpected += 1;
+        }
+    }
+
+    pub(crate) fn on_completion(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        ticket: Ticket,
+        result: CompletionResult,
+    ) -> Option<IkeSa> {
+        let choice = match self.step {
+            HalfOpenStep::Agreement(own, choice) if own == ticket => choice,
+            step => {
+                self.step = step;
+                return Some(IkeSa::HalfOpen(self));
+            }
+        };
+        let CompletionResult::Agreed(Ok(agreement)) = result else {
+            // RFC 7296 has no answer to an invalid public value; silence tells least.
+            self.opening.end(shared);
+            return None;
+        };
+        let public = agreement.public.unwrap_or_default();
+        match self.opening.answer(shared, &choice, public, &agreement.shared) {
+            Some((channel, secrets)) => {
+                let step = HalfOpenStep::Waiting(Box::new(channel), Box::new(secrets));
+                Some(IkeSa::HalfOpen(Box::new(Self { opening: self.opening, step })))
+            }
+            None => {
+                self.opening.end(shared);
+                None
+            }
+        }
+    }
+
+    /// Not half open any more, as far as indexes and limits go.
+    fn leave(&self, shared: &mut Shared) {
+        self.opening.end(shared);
+    }
+
+    pub(crate) fn on_timeout(self: Box<Self>, shared: &mut Shared) -> Option<IkeSa> {
+        if self.due(shared) > shared.now {
+            return Some(IkeSa::HalfOpen(self));
+        }
+        self.leave(shared);
+        None
+    }
+
+    pub(crate) fn drop_silently(&self, shared: &mut Shared) {
+        self.leave(shared);
+    }
+
+    pub(crate) fn due(&self, shared: &Shared) -> Instant {
+        self.opening.begun + shared.config.half_open_timeout
+    }
+
+    pub(crate) fn view(&self, id: IkeSaId) -> IkeSaView {
+        let suite = match &self.step {
+            HalfOpenStep::Agreement(_, choice) => choice.suite,
+            HalfOpenStep::Waiting(channel, _) | HalfOpenStep::Refused(channel) => channel.suite,
+        };
+        let opening = &self.opening;
+        super::connecting(id, None, opening.spis, opening.path, Some(suite))
+    }
+}
+
+impl Opening {
+    /// Takes it out of the indexes and the half-open count.
+    fn end(&self, shared: &mut Shared) {
+        let from: SocketAddr = self.path.remote;
+        shared.directory.remove_half_open(from, self.spis.spi_i);
+        shared.directory.remove_spi(self.spis.spi_r);
+        shared.admission.leave(from.ip());
+    }
+
+    /// Sends the response.
+    fn answer(
+        &mut self,
+        shared: &mut Shared,
+        choice: &IkeChoice,
+        public: Vec<u8>,
+        secret: &SecretBytes,
+    ) -> Option<(Channel, Secrets)> {
+        let suite = choice.suite;
+        let mut payloads = alloc::vec![
+            Payload::Sa(choice.answer(None)),
+            Payload::Ke(KeyExchange::new(suite.group, public)),
+            Payload::Nonce(Nonce(self.transcript.nonce_r.clone().into())),
+        ];
+        let fragmentation = self.fragmentation;
+        payloads.extend(extensions(shared, self.policy, self.spis, self.path, fragmentation));
+        let header = Header {
+            spi_i: self.spis.spi_i,
+            spi_r: self.spis.spi_r,
+            exchange: ExchangeType::IKE_SA_INIT,
+            initiator: false,
+            response: true,
+            message_id: 0,
+        };
+        let response = encode_message(&header, &payloads).ok()?;
+        let (nonce_i, nonce_r) = (&self.transcript.nonce_i, &self.transcript.nonce_r);
+        let keys = Skeyseed::initial(suite.prf, nonce_i, nonce_r, secret)
+            .derive(suite, nonce_i, nonce_r, self.spis.spi_i, self.spis.spi_r)
+            .ok()?;
+        let surroundings = (self.path, self.nat, fragmentation);
+        let window = Window::new(0, 1);
+        let opened =
+            Channel::open_with(shared, self.spis, suite, keys, surroundings, window).ok()?;
+        shared.transmit(self.path, response.clone());
+        self.transcript.response = response;
+        Some(opened)
+    }
+}

@@ -1,0 +1,64 @@
+//! What error notifications of the peer mean, in words and codes (RFC 7296 §3.10.1).
+
+use alloc::{format, string::String, vec::Vec};
+
+use sa_store::TrafficSelector;
+
+use crate::{
+    event::{Failure, FailureCode},
+    wire::{Notify, NotifyType},
+};
+
+/// The failure that a notification of the peer reports, with what to look at.
+pub(crate) fn failure_of(notify: &Notify<'_>, context: &str) -> Failure {
+    let (code, hint) = match notify.kind {
+        NotifyType::NO_PROPOSAL_CHOSEN => {
+            (FailureCode::NoProposalChosen, "compare the proposals of both sides")
+        }
+        NotifyType::INVALID_KE_PAYLOAD => {
+            (FailureCode::InvalidKe, "the peer wants a key exchange method that we do not offer")
+        }
+        NotifyType::AUTHENTICATION_FAILED => (
+            FailureCode::AuthenticationFailed,
+            "compare the shared keys and the identities of both sides; the peer's log says which \
+             of them it did not accept",
+        ),
+        NotifyType::TS_UNACCEPTABLE => {
+            (FailureCode::TsUnacceptable, "compare the networks of both sides")
+        }
+        NotifyType::NO_ADDITIONAL_SAS => {
+            (FailureCode::NoAdditionalSas, "the peer accepts no more children")
+        }
+        NotifyType::SINGLE_PAIR_REQUIRED => {
+            (FailureCode::TsUnacceptable, "the peer wants one address on each side")
+        }
+        NotifyType::TEMPORARY_FAILURE => {
+            (FailureCode::TemporaryFailure, "the peer was busy each time we asked")
+        }
+        NotifyType::CHILD_SA_NOT_FOUND => {
+            (FailureCode::ChildSaNotFound, "the peer has lost the child")
+        }
+        NotifyType::INVALID_SYNTAX => {
+            (FailureCode::InvalidSyntax, "the peer did not understand our message")
+        }
+        NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => {
+            (FailureCode::UnsupportedCriticalPayload, "the peer needs an extension")
+        }
+        NotifyType::INVALID_MAJOR_VERSION => {
+            (FailureCode::InvalidMajorVersion, "the peer does not speak IKEv2")
+        }
+        _ => (FailureCode::PeerError, "the peer's log says more"),
+    };
+    Failure::new(code, format!("the peer answered {context} with {}: {hint}", notify.kind))
+}
+
+/// Selectors as a text.
+pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
+    const SHOWN: usize = 8;
+    let mut texts: Vec<String> =
+        selectors.iter().take(SHOWN).map(|selector| format!("{selector}")).collect();
+    if selectors.len() > SHOWN {
+        texts.push(format!("and {} more", selectors.len() - SHOWN));
+    }
+    if texts.is_empty() { String::from("nothing") } else { texts.join(", ") }
+}

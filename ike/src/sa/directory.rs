@@ -1,0 +1,91 @@
+//! Which IKE SA a message belongs to, and which IKE SAs of a tunnel are up.
+
+use alloc::collections::BTreeMap;
+use core::net::SocketAddr;
+
+use sa_store::{IkeSpi, Instant, TunnelId};
+
+use crate::view::IkeSaId;
+
+/// Indexes over all IKE SAs of an endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    by_spi: BTreeMap<IkeSpi, IkeSaId>,
+    half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSaId>,
+    established: BTreeMap<IkeSaId, Entry>,
+}
+
+/// An established IKE SA as others need to know it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) tunnel: TunnelId,
+    /// `SPIi` of the IKE_SA_INIT that all began with: both ends name the line of rekeys by it.
+    pub(crate) origin: IkeSpi,
+    /// Whether that IKE_SA_INIT was ours.
+    pub(crate) ours: bool,
+    pub(crate) since: Instant,
+    /// In use: not replaced, not being deleted, not waiting for the outcome of a collision.
+    pub(crate) active: bool,
+}
+
+impl Directory {
+    /// The IKE SA with this SPI of ours.
+    pub(crate) fn find(&self, own_spi: IkeSpi) -> Option<IkeSaId> {
+        self.by_spi.get(&own_spi).copied()
+    }
+
+    pub(crate) fn add_spi(&mut self, own_spi: IkeSpi, ike: IkeSaId) {
+        self.by_spi.insert(own_spi, ike);
+    }
+
+    pub(crate) fn remove_spi(&mut self, own_spi: IkeSpi) {
+        self.by_spi.remove(&own_spi);
+    }
+
+    /// The half-open IKE SA that an IKE_SA_INIT request began.
+    pub(crate) fn find_half_open(&self, from: SocketAddr, spi_i: IkeSpi) -> Option<IkeSaId> {
+        self.half_open.get(&(from, spi_i)).copied()
+    }
+
+    pub(crate) fn add_half_open(&mut self, from: SocketAddr, spi_i: IkeSpi, ike: IkeSaId) {
+        self.half_open.insert((from, spi_i), ike);
+    }
+
+    pub(crate) fn remove_half_open(&mut self, from: SocketAddr, spi_i: IkeSpi) {
+        self.half_open.remove(&(from, spi_i));
+    }
+
+    pub(crate) fn enter(&mut self, ike: IkeSaId, entry: Entry) {
+        self.established.insert(ike, entry);
+    }
+
+    pub(crate) fn leave(&mut self, ike: IkeSaId) {
+        self.established.remove(&ike);
+    }
+
+    pub(crate) fn set_active(&mut self, ike: IkeSaId, active: bool) {
+        if let Some(entry) = self.established.get_mut(&ike) {
+            entry.active = active;
+        }
+    }
+
+    pub(crate) fn entry(&self, ike: IkeSaId) -> Option<Entry> {
+        self.established.get(&ike).copied()
+    }
+
+    /// The IKE SAs of a tunnel that are in use, oldest first.
+    pub(crate) fn active(&self, tunnel: TunnelId) -> impl Iterator<Item = (IkeSaId, Entry)> + '_ {
+        self.established
+            .iter()
+            .filter(move |(_, entry)| entry.tunnel == tunnel && entry.active)
+            .map(|(ike, entry)| (*ike, *entry))
+    }
+
+    /// Every established IKE SA of a tunnel, also those that are on their way out.
+    pub(crate) fn of_tunnel(&self, tunnel: TunnelId) -> impl Iterator<Item = IkeSaId> + '_ {
+        self.established
+            .iter()
+            .filter(move |(_, entry)| entry.tunnel == tunnel)
+            .map(|(ike, _)| *ike)
+    }
+}

@@ -1,0 +1,234 @@
+//! What every IKE SA of an endpoint works with: time, randomness, limits, tunnels, children, and
+//! the queues of what is to be done.
+
+use alloc::{boxed::Box, collections::BTreeMap, collections::VecDeque, sync::Arc, vec::Vec};
+use core::{net::SocketAddr, time::Duration};
+
+use crypto::{aead::Engines, random::RandomSource};
+use sa_store::{ChildId, IkeSpi, Instant, PairId, SaId, TunnelId};
+
+use crate::{
+    admission::Admission,
+    config::{Connection, EndpointConfig, Endpoints},
+    counters::Counters,
+    event::{Event, Failure},
+    input::SpiSource,
+    output::{Output, RequestKind, Ticket},
+    sa::{Task, child::Children, directory::Directory, established::Established, queue::Queued},
+    view::IkeSaId,
+};
+
+/// Octets of our nonces: the longest PRF key half (RFC 7296 §2.10 asks for half the PRF's key).
+const NONCE_LEN: usize = 32;
+
+/// Who gets the answer to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waiter {
+    /// An IKE SA: key exchanges.
+    Ike(IkeSaId),
+    /// The owner of a pair: installing, activating, moving.
+    Pair(PairId),
+}
+
+/// What one IKE SA wants to happen to others; done when its own step is over.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// A rekey made a new IKE SA.
+    Adopt(Box<Established>),
+    /// An IKE SA of a tunnel is established: what it replaces must go.
+    Settle {
+        /// The new one.
+        ike: IkeSaId,
+        /// When its negotiation began here.
+        begun: Instant,
+        /// The peer says that it has no other IKE SA with us.
+        initial_contact: bool,
+    },
+    /// Gives an IKE SA something to do, not before a time.
+    Assign(IkeSaId, Task, Instant),
+    /// The successor of a rekey is in use, and has to do what was left to do.
+    Promote(IkeSaId, Vec<Queued>),
+    /// A tunnel's children changed: crosswise duplicates may be ready to go.
+    Deduplicate(TunnelId),
+}
+
+/// Counts that never go back.
+#[derive(Debug)]
+struct Ids {
+    shard: u64,
+    ike: u64,
+    pair: u64,
+    sa: u64,
+    ticket: u64,
+}
+
+/// Unauthenticated failures an operator hears of in a second.
+const HINTS_PER_SECOND: u32 = 10;
+
+/// Limits how many events strangers can cause.
+#[derive(Debug, Default)]
+struct HintLimit {
+    second: u64,
+    count: u32,
+}
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) now: Instant,
+    pub(crate) config: EndpointConfig,
+    pub(crate) random: Box<dyn RandomSource + Send>,
+    pub(crate) engines: Engines,
+    pub(crate) spis: Box<dyn SpiSource>,
+    pub(crate) connections: BTreeMap<TunnelId, Arc<Connection>>,
+    pub(crate) children: Children,
+    pub(crate) directory: Directory,
+    pub(crate) admission: Admission,
+    pub(crate) counters: Counters,
+    actions: VecDeque<Action>,
+    outputs: VecDeque<Output>,
+    waiting: BTreeMap<Ticket, Waiter>,
+    ids: Ids,
+    hints: HintLimit,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: EndpointConfig,
+        mut random: Box<dyn RandomSource + Send>,
+        spis: Box<dyn SpiSource>,
+    ) -> Self {
+        let shard = u64::from(config.shard) << 56;
+        let admission = Admission::new(&mut *random);
+        Self {
+            now: Instant::ZERO,
+            config,
+            random,
+            engines: Engines::portable(),
+            spis,
+            connections: BTreeMap::new(),
+            children: Children::default(),
+            directory: Directory::default(),
+            admission,
+            counters: Counters::default(),
+            actions: VecDeque::new(),
+            outputs: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            ids: Ids { shard, ike: 0, pair: 0, sa: 0, ticket: 0 },
+            hints: HintLimit::default(),
+        }
+    }
+
+    pub(crate) fn next_ike_id(&mut self) -> IkeSaId {
+        self.ids.ike += 1;
+        IkeSaId(self.ids.shard | self.ids.ike)
+    }
+
+    pub(crate) fn next_pair_id(&mut self) -> PairId {
+        self.ids.pair += 1;
+        PairId(self.ids.shard | self.ids.pair)
+    }
+
+    pub(crate) fn next_sa_id(&mut self) -> SaId {
+        self.ids.sa += 1;
+        SaId(self.ids.shard | self.ids.sa)
+    }
+
+    /// A fresh IKE SPI of ours: the shard in the upper 8 bits, never zero, not in use.
+    pub(crate) fn next_ike_spi(&mut self) -> IkeSpi {
+        loop {
+            let random = self.random.next_u64() & (u64::MAX >> 8);
+            let spi = IkeSpi(self.ids.shard | random);
+            if random != 0 && self.directory.find(spi).is_none() {
+                return spi;
+            }
+        }
+    }
+
+    pub(crate) fn nonce(&mut self) -> Vec<u8> {
+        let mut nonce = alloc::vec![0; NONCE_LEN];
+        self.random.fill(&mut nonce);
+        nonce
+    }
+
+    /// `base` shortened by a random part of the configured jitter: no timer comes late, and two
+    /// ends with the same configuration do not meet.
+    pub(crate) fn jittered(&mut self, base: Duration) -> Duration {
+        let percent = self.config.jitter_percent.min(100);
+        let span = base.saturating_mul(percent) / 100;
+        base.saturating_sub(self.random_below(span))
+    }
+
+    /// A random duration below `span`.
+    pub(crate) fn random_below(&mut self, span: Duration) -> Duration {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        if nanos == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(self.random.next_u64() % nanos)
+    }
+
+    pub(crate) fn transmit(&mut self, path: Endpoints, payload: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit { path, payload, keepalive: false });
+    }
+
+    pub(crate) fn keepalive(&mut self, path: Endpoints) {
+        self.outputs.push_back(Output::Transmit {
+            path,
+            payload: alloc::vec![0xff],
+            keepalive: true,
+        });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// A failure of a tunnel that an operator should know.
+    pub(crate) fn failed(
+        &mut self,
+        tunnel: Option<TunnelId>,
+        child: Option<ChildId>,
+        remote: SocketAddr,
+        failure: Failure,
+    ) {
+        self.event(Event::Failed { tunnel, child, remote, failure });
+    }
+
+    /// As [`Self::failed`], for what a stranger can cause at will: a few a second at most.
+    pub(crate) fn hint(&mut self, tunnel: Option<TunnelId>, remote: SocketAddr, failure: Failure) {
+        let second = self.now.as_nanos() / 1_000_000_000;
+        if second != self.hints.second {
+            self.hints = HintLimit { second, count: 0 };
+        }
+        self.hints.count += 1;
+        if self.hints.count <= HINTS_PER_SECOND {
+            self.failed(tunnel, None, remote, failure);
+        }
+    }
+
+    /// Asks the driver for something slow.
+    pub(crate) fn request(&mut self, waiter: Waiter, kind: RequestKind) -> Ticket {
+        self.ids.ticket += 1;
+        let ticket = Ticket(self.ids.shard | self.ids.ticket);
+        self.waiting.insert(ticket, waiter);
+        self.outputs.push_back(Output::Request { ticket, kind });
+        ticket
+    }
+
+    /// Takes the waiter of a ticket: a second answer finds nobody.
+    pub(crate) fn claim(&mut self, ticket: Ticket) -> Option<Waiter> {
+        self.waiting.remove(&ticket)
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}

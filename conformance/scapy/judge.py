@@ -220,7 +220,7 @@ def main():
         judge.failures.append("the subject ended with %d" % status)
 
     for line in judge.failures:
-        print("FAILED " + line)
+        print("FAILED " + (line if len(line) < 400 else line[:300] + " ... " + line[-80:]))
     for what, count in sorted(judge.count.items()):
         print("%6d %s" % (count, what))
     print("%d combinations, seed %d, scapy %s%s" % (

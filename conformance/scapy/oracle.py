@@ -19,7 +19,7 @@ os.environ.setdefault("SCAPY_USE_PCAPDNET", "no")
 
 from scapy.layers import ipsec  # noqa: E402
 from scapy.layers.inet import IP, UDP  # noqa: E402
-from scapy.layers.inet6 import IPv6  # noqa: E402
+from scapy.layers.inet6 import IPv6, in6_chksum  # noqa: E402
 from scapy.layers.ipsec import (  # noqa: E402
     AUTH_ALGOS,
     ESP,
@@ -132,9 +132,11 @@ class Association:
         packet = IPv6(inner) if inner[0] >> 4 == 6 else IP(inner)
         outer = bytes(self.sa.encrypt(packet))
         if self.spec["udp"]:
-            # Over IPv4 scapy writes the length of an empty datagram.
+            # Over IPv4 scapy writes the length of an empty datagram, over IPv6 no checksum.
             at = 40 if header.version == 6 else 20
             outer = outer[: at + 4] + struct.pack("!H", len(outer) - at) + outer[at + 6 :]
+            if header.version == 6:
+                outer = outer[: at + 6] + struct.pack("!H", in6_chksum(17, IPv6(outer[:40]), outer[40:]) or 0xFFFF) + outer[at + 8 :]
         return outer
 
     def open(self, outer, inner=None, dummy=False):

@@ -16,8 +16,8 @@ use sa_store::{
     PairId, SaId, SaRecord, SecretBytes, TrafficSelector, TunnelId,
 };
 
-/// What a line says, with `id` as its SA, pair, tunnel and child.
-pub(crate) fn parse(words: &[&str], id: u32) -> Result<SaRecord, String> {
+/// What a line says. Both directions of pair `number` share its tunnel and child.
+pub(crate) fn parse(words: &[&str], number: u32) -> Result<SaRecord, String> {
     let (direction, fields) = match words.split_first() {
         Some((&"in", fields)) => (Direction::Inbound, fields),
         Some((&"out", fields)) => (Direction::Outbound, fields),
@@ -26,7 +26,7 @@ pub(crate) fn parse(words: &[&str], id: u32) -> Result<SaRecord, String> {
     let fields: BTreeMap<&str, &str> =
         fields.iter().filter_map(|word| word.split_once('=')).collect();
     let field = |name: &str| fields.get(name).copied().ok_or(format!("`{name}=` is missing"));
-    let number = |name: &str| field(name)?.parse::<u64>().map_err(|_| format!("`{name}` is bad"));
+    let value = |name: &str| field(name)?.parse::<u64>().map_err(|_| format!("`{name}` is bad"));
     let secret = |name: &str| match field(name)? {
         "-" => Ok(SecretBytes::default()),
         text => hex(text).map(SecretBytes::new).ok_or(format!("`{name}` is not hex")),
@@ -39,10 +39,10 @@ pub(crate) fn parse(words: &[&str], id: u32) -> Result<SaRecord, String> {
             .collect::<Result<Vec<_>, String>>(),
     };
     Ok(SaRecord {
-        id: SaId(id.into()),
-        pair: PairId(id.into()),
-        tunnel: TunnelId(id),
-        child: ChildId(id),
+        id: SaId(u64::from(number) * 2 + u64::from(direction == Direction::Outbound)),
+        pair: PairId(number.into()),
+        tunnel: TunnelId(number),
+        child: ChildId(number),
         direction,
         spi: u32::from_str_radix(field("spi")?, 16)
             .ok()
@@ -60,9 +60,9 @@ pub(crate) fn parse(words: &[&str], id: u32) -> Result<SaRecord, String> {
             esn: if field("esn")? == "1" { Esn::Yes } else { Esn::No },
         },
         keys: KeyMaterial { encryption: secret("key")?, integrity: secret("mac")? },
-        replay_window: u32::try_from(number("window")?).map_err(|_| "`window` is too large")?,
-        replay_floor: number("floor")?,
-        next_sequence: number("next")?,
+        replay_window: u32::try_from(value("window")?).map_err(|_| "`window` is too large")?,
+        replay_floor: value("floor")?,
+        next_sequence: value("next")?,
         local_selectors: selectors("local_ts")?,
         remote_selectors: selectors("remote_ts")?,
         lifetime: Lifetime::default(),

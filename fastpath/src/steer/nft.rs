@@ -236,6 +236,9 @@ pub(super) fn ruleset(config: &SteeringConfig, rules: &[Rule]) -> String {
         let _ = writeln!(jumps.1, "meta nfproto {nfproto} jump in{digit}");
     }
     let (jump_out, jump_in) = jumps;
+    // Named one by one: the look-up behind `fib` sees our own `unreachable` routes as well, and
+    // what they stop must still be caught.
+    let not_ours = "fib daddr type { local, broadcast, multicast, anycast } accept";
     // Neighbour discovery (types 133 to 137) is how the outer packets find their way.
     let discovery = "icmpv6 type 133-137 ip6 hoplimit 255 accept";
     let _ = write!(
@@ -252,15 +255,15 @@ fib daddr type local meta l4proto 50 accept
 fib daddr type local meta l4proto 17 ip frag-off & 0x1fff != 0 accept
 fib daddr type local meta l4proto 17 frag frag-off != 0 accept
 {discovery}
-{jump_in}fib daddr type != unicast accept
+{jump_in}{not_ours}
 {jump_out}}}
 chain from_tunnel {{
-fib daddr type != unicast accept
+{not_ours}
 {jump_out}}}
 chain output {{
 type route hook output priority -150; policy accept;
 meta mark & {mask:#010x} == {bypass:#010x} accept
-fib daddr type != unicast accept
+{not_ours}
 {discovery}
 {jump_out}meta mark & {mask:#010x} == 0 oifname {{ \"{tun}\", \"lo\" }} meta mark set meta mark & {keep:#010x} | {pass:#010x}
 }}

@@ -1,6 +1,13 @@
 //! Network namespaces for the tests of the data plane.
 #![allow(dead_code, reason = "every test file uses a part")]
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on ends"
+)]
+
+pub(crate) mod sites;
 
 use std::{
     fs::File,
@@ -19,12 +26,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A network namespace of this test run; deleted on drop.
-pub struct Namespace {
-    pub name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 /// Runs a command that must succeed.
-pub fn run(program: &str, arguments: &[&str]) {
+pub(crate) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().expect("the program exists");
     assert!(
         output.status.success(),
@@ -34,7 +41,7 @@ pub fn run(program: &str, arguments: &[&str]) {
 }
 
 impl Namespace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("pt-{}-{number}", std::process::id());
         run("ip", &["netns", "add", &name]);
@@ -44,14 +51,14 @@ impl Namespace {
     }
 
     /// `ip ARGUMENTS` inside.
-    pub fn ip(&self, arguments: &str) {
+    pub(crate) fn ip(&self, arguments: &str) {
         let mut all = vec!["-n", &self.name];
         all.extend(arguments.split_whitespace());
         run("ip", &all);
     }
 
     /// A command inside, and whether it succeeded.
-    pub fn exec(&self, command: &str) -> (bool, String) {
+    pub(crate) fn exec(&self, command: &str) -> (bool, String) {
         let output = Command::new("ip")
             .args(["netns", "exec", &self.name])
             .args(command.split_whitespace())
@@ -62,12 +69,12 @@ impl Namespace {
     }
 
     /// Runs a closure on a thread inside; threads it starts stay inside.
-    pub fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.spawn(work).join().expect("the thread inside the namespace ends well")
     }
 
     /// Starts a thread inside.
-    pub fn spawn<T: Send + 'static>(
+    pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
@@ -81,13 +88,14 @@ impl Namespace {
     }
 
     /// Whether a number of pings all come back.
-    pub fn pings(&self, target: &str) -> bool {
-        self.exec(&format!("ping -n -q -c 3 -i 0.05 -W 1 {target}")).0
+    pub(crate) fn pings(&self, target: &str) -> bool {
+        self.exec(&format!("ping -n -q -c 3 -i 0.05 -W 1 -p 63616e617279 {target}")).0
     }
 
     /// Whether no ping comes back.
-    pub fn no_ping(&self, target: &str) -> bool {
-        let (_, text) = self.exec(&format!("ping -n -q -c 3 -i 0.05 -W 1 {target}"));
+    pub(crate) fn no_ping(&self, target: &str) -> bool {
+        let (_, text) =
+            self.exec(&format!("ping -n -q -c 3 -i 0.05 -W 1 -p 63616e617279 {target}"));
         !text.contains(" 1 received")
             && !text.contains(" 2 received")
             && !text.contains(" 3 received")
@@ -101,7 +109,7 @@ impl Drop for Namespace {
 }
 
 /// A veth pair between two namespaces.
-pub fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) {
+pub(crate) fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) {
     let (one, two) = (a_name.to_owned(), b_name.to_owned());
     run(
         "ip",
@@ -118,7 +126,7 @@ pub fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) {
 }
 
 /// Waits until something holds, for at most some seconds.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < until, "{what} did not happen");
@@ -126,19 +134,18 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Everything that passes an interface.
-pub struct Capture {
+/// Everything that passes the interfaces of a namespace.
+pub(crate) struct Capture {
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Capture {
-    pub fn start(space: &Namespace, interface: &str) -> Self {
+    pub(crate) fn start(space: &Namespace) -> Self {
         let frames = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, ended) = (Arc::clone(&frames), Arc::clone(&stop));
-        let name = interface.to_owned();
         let (ready, wait) = std::sync::mpsc::channel();
         let thread = space.spawn(move || {
             let all = i32::from(u16::from_ne_bytes(3_u16.to_be_bytes()));
@@ -148,7 +155,6 @@ impl Capture {
                 Some(socket2::Protocol::from(all)),
             )
             .expect("root may capture");
-            let _ = name;
             socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
             let file = File::from(OwnedFd::from(socket));
             ready.send(()).unwrap();
@@ -164,12 +170,12 @@ impl Capture {
     }
 
     /// How many frames hold these octets.
-    pub fn count(&self, needle: &[u8]) -> usize {
+    pub(crate) fn count(&self, needle: &[u8]) -> usize {
         let frames = self.frames.lock().unwrap();
         frames.iter().filter(|f| f.windows(needle.len()).any(|part| part == needle)).count()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.frames.lock().unwrap().len()
     }
 }

@@ -56,7 +56,7 @@ fn no_daemon(socket: &str, error: &(dyn Error + 'static)) -> Failure {
 pub(crate) fn refused(status: &Status) -> Failure {
     match status.code() {
         Code::NotFound | Code::FailedPrecondition => Failure::No(status.message().to_owned()),
-        Code::DeadlineExceeded => {
+        Code::DeadlineExceeded | Code::Cancelled => {
             Failure::Wrong("the daemon does not answer in time; see its log".into())
         }
         Code::Unimplemented => {

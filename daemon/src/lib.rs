@@ -7,7 +7,11 @@
 pub mod args;
 pub mod config;
 pub mod control;
+mod lock;
+mod logs;
+mod privilege;
 pub mod runtime;
+mod supervisor;
 
 use std::{
     io::{self, Write},
@@ -24,7 +28,44 @@ pub fn run(args: &Args) -> ExitCode {
     if args.check {
         return check(&path);
     }
-    ExitCode::FAILURE
+    if args.release {
+        return release(&path, args.config.is_some());
+    }
+    let config = match config::load(&path) {
+        Ok(config) => config,
+        Err(report) => {
+            complain(&report);
+            return ExitCode::FAILURE;
+        }
+    };
+    logs::start();
+    if !config.warnings.is_empty() {
+        tracing::warn!("{}", config.warnings);
+    }
+    finish(supervisor::run(path, config))
+}
+
+/// `--release`: needs a configuration only if one is named, or if it was not the default.
+fn release(path: &std::path::Path, named: bool) -> ExitCode {
+    let config = match config::load(path) {
+        Ok(config) => Some(config),
+        Err(report) if named || path.exists() => {
+            complain(&report);
+            return ExitCode::FAILURE;
+        }
+        Err(_) => None,
+    };
+    finish(supervisor::release(config.as_ref()))
+}
+
+fn finish(outcome: Result<(), supervisor::StartError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format_args!("posternd: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// `--check`: says what the configuration is, or everything that is wrong with it.

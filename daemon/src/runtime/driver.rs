@@ -112,9 +112,11 @@ pub fn spawn(
         tell: inbox.events,
         internal_errors: 0,
     };
-    thread::Builder::new()
-        .name("ike".into())
-        .spawn(move || runtime.block_on(driver.run(inbox.asks, completed, wire)))
+    thread::Builder::new().name("ike".into()).spawn(move || {
+        runtime.block_on(driver.run(inbox.asks, completed, wire));
+        // A resolver that hangs holds nobody up.
+        runtime.shutdown_background();
+    })
 }
 
 struct Driver {

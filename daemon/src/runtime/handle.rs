@@ -100,6 +100,11 @@ impl Handle {
         self.events.subscribe()
     }
 
+    /// Resolves when the driver is gone.
+    pub async fn gone(&self) {
+        self.asks.closed().await;
+    }
+
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         self.asks.send(ask(reply)).await.map_err(|_| Gone)?;

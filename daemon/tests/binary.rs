@@ -1,0 +1,106 @@
+//! `posternd` as a program: exit status and what it says, without touching any system.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("pt-{}-binary-{name}", std::process::id()));
+        let _ = std::fs::create_dir_all(&folder);
+        Self(folder)
+    }
+
+    fn write(&self, name: &str, mode: u32, text: &str) -> std::io::Result<PathBuf> {
+        let path = self.0.join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn posternd(words: &[&str]) -> std::io::Result<Output> {
+    Command::new(env!("CARGO_BIN_EXE_posternd")).args(words).output()
+}
+
+fn shown(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+const GOOD: &str = "\
+[tunnels.b]
+remote = { address = \"192.0.2.2\" }
+auth = { psk = \"planted-key-51c2\" }
+[tunnels.b.children.net]
+local = [\"10.1.0.0/16\"]
+remote = [\"10.2.0.0/16\"]
+";
+
+#[test]
+fn check_says_what_is_there_or_what_is_wrong() -> std::io::Result<()> {
+    let folder = Folder::new("check");
+    let good = folder.write("good.toml", 0o600, GOOD)?;
+    let said = posternd(&["--check", "--config", shown(&good)])?;
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(text, format!("{}: valid, 1 tunnel and 1 child\n", shown(&good)));
+
+    for (name, mode, text, says) in [
+        ("bad.toml", 0o600, GOOD.replace("local", "locla"), "did you mean `local`?"),
+        ("open.toml", 0o644, GOOD.to_owned(), "chmod 600"),
+        ("binary.toml", 0o600, "\u{0}\u{1}".to_owned(), "no valid TOML"),
+    ] {
+        let path = folder.write(name, mode, &text)?;
+        for words in [&["--check", "--config"][..], &["--config"]] {
+            let words = [words, &[shown(&path)]].concat();
+            let said = posternd(&words)?;
+            let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert_eq!(said.status.code(), Some(1), "{said:?}");
+            assert!(stderr.contains(says) && stderr.contains(name), "{stderr}");
+            assert!(!stderr.contains("planted-key"), "{stderr}");
+            assert!(said.stdout.is_empty(), "{said:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_are_none_are_refused_at_once() -> std::io::Result<()> {
+    let folder = Folder::new("files");
+    let pipe = folder.0.join("pipe");
+    Command::new("mkfifo").arg(&pipe).status()?;
+    for path in [Path::new("/nonexistent/config.toml"), &folder.0, &pipe, Path::new("/dev/zero")] {
+        let said = posternd(&["--check", "--config", shown(path)])?;
+        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        assert!(stderr.contains("cannot be read"), "{stderr}");
+    }
+    // The same for a key.
+    let text = GOOD.replace("psk = \"planted-key-51c2\"", "psk_file = \"pipe\"");
+    let config = folder.write("config.toml", 0o600, &text)?;
+    let said = posternd(&["--check", "--config", shown(&config)])?;
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("no regular file"), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn wrong_use_is_2_and_versions_are_told() -> std::io::Result<()> {
+    for words in [&["--chekc"][..], &["--config"], &["x"], &["--check", "--release"]] {
+        assert_eq!(posternd(words)?.status.code(), Some(2), "{words:?}");
+    }
+    let said = posternd(&["--version"])?;
+    let version = format!("posternd {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8_lossy(&said.stdout), version);
+    Ok(())
+}

@@ -3,8 +3,13 @@
 //! Nothing here reads a clock, opens a socket or draws randomness: time and random numbers are
 //! parameters, so that the same code runs in the daemon and in the simulator.
 
+pub mod change;
 pub mod live;
+pub mod pad;
 pub mod replay;
+pub mod sad;
+pub mod spd;
+pub mod spi_allocator;
 mod types;
 
 pub use types::{

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crypto::random::RandomSource;
+use crypto::{aead::Engines, random::RandomSource};
 use ike::config::EndpointConfig;
 
 /// Limits and timers of a gateway.
@@ -16,8 +16,12 @@ pub struct GatewayConfig {
     pub backoff_first: Duration,
     /// Longest pause between two attempts; default 60 s.
     pub backoff_longest: Duration,
+    /// How long a peer may take to confirm a delete before we go on without it; default 10 s.
+    pub delete_patience: Duration,
     /// How long [`crate::command::Command::Shutdown`] waits for the peers; default 3 s.
     pub shutdown_patience: Duration,
+    /// What seals and opens IKE messages; default [`Engines::portable`].
+    pub engines: Engines,
     /// Events that are kept for readers; default 1000.
     pub events: usize,
 }
@@ -29,7 +33,9 @@ impl Default for GatewayConfig {
             ike_port: 500,
             backoff_first: Duration::from_secs(1),
             backoff_longest: Duration::from_secs(60),
+            delete_patience: Duration::from_secs(10),
             shutdown_patience: Duration::from_secs(3),
+            engines: Engines::portable(),
             events: 1000,
         }
     }

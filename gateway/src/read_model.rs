@@ -97,6 +97,8 @@ pub struct ChildStatus {
     pub state: Option<ChildState>,
     /// `inline`, `kernel`, ...; empty while down.
     pub path: String,
+    /// Places that were considered before that path, each with the reason why it is not there.
+    pub passed_over: Vec<String>,
     /// `none` or `udp`.
     pub encap: String,
     /// Lower-case hex, 8 digits; empty while down.

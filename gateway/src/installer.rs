@@ -1,0 +1,451 @@
+//! Between IKE's requests about pairs and the backend's batches.
+//!
+//! A request becomes one batch; its answer becomes one completion. What is installed is written
+//! into the databases, and what the backend says about SAs becomes a command to IKE.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use hw_offload::{Backend, Busy, Notice, Operation, Placement, PolicySet, SaCounters, Ticket};
+use ike::{
+    config::Endpoints,
+    input::{Command, Completion, CompletionResult},
+    output::RequestKind,
+};
+use sa_store::{
+    ChildId, Instant, PairId, SaId, SaRecord, TunnelId,
+    change::{Change, Databases},
+    live::{LiveSa, LiveTable},
+    sad::SadEntry,
+};
+
+use crate::counters::{self, Totals};
+
+/// Pause before a refused removal is tried again.
+const REMOVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the backend's answers and notices mean for the rest of the gateway.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// An answer for IKE.
+    Completion(Completion),
+    /// Something IKE should know or do.
+    Command(Command),
+    /// A pair is gone from its place; these are its last counters.
+    Gone { tunnel: TunnelId, child: ChildId, pair: PairId, totals: Totals },
+    /// The policies are in place, or are not and why.
+    Policies(Result<(), String>),
+    /// Every SA is gone.
+    Flushed,
+    /// A packet needs this child.
+    Acquire(ChildId),
+    /// An SA could not run where it should, or is lost: for operators.
+    Trouble { pair: PairId, message: String },
+}
+
+/// What a batch was for.
+#[derive(Debug)]
+enum Job {
+    Install { ticket: ike::output::Ticket, entries: Box<[SadEntry; 2]>, activate: bool },
+    Activate { ticket: ike::output::Ticket, pair: PairId },
+    Update { ticket: ike::output::Ticket, pair: PairId, path: Endpoints },
+    Remove { ticket: ike::output::Ticket, pair: PairId },
+    Policies,
+    Flush,
+}
+
+/// A pair that stands.
+#[derive(Debug)]
+struct Pair {
+    tunnel: TunnelId,
+    child: ChildId,
+    inbound: Half,
+    outbound: Half,
+}
+
+/// One SA of a pair.
+#[derive(Debug)]
+struct Half {
+    sa: SaId,
+    live: Option<Arc<LiveSa>>,
+    /// What the backend told last, for places whose SAs are not in the live registry.
+    told: Option<SaCounters>,
+    /// The place lost it.
+    lost: bool,
+}
+
+impl Half {
+    fn counters(&self) -> Option<SaCounters> {
+        match &self.live {
+            Some(live) => {
+                let counters = live.counters();
+                Some(SaCounters {
+                    sa: self.sa,
+                    packets: counters.packets,
+                    bytes: counters.bytes,
+                    sequence: 0,
+                    dropped: counters::drops(&counters),
+                })
+            }
+            None => self.told,
+        }
+    }
+}
+
+/// The gateway's side of the backend.
+pub(crate) struct Installer {
+    backend: Box<dyn Backend>,
+    live: Arc<LiveTable>,
+    jobs: BTreeMap<Ticket, Job>,
+    backlog: VecDeque<(Ticket, Vec<Operation>)>,
+    /// Removals that were refused.
+    again: Vec<(Instant, ike::output::Ticket, PairId)>,
+    next_ticket: u64,
+    pairs: BTreeMap<PairId, Pair>,
+    sas: BTreeMap<SaId, PairId>,
+    reports: VecDeque<Report>,
+}
+
+impl Installer {
+    pub(crate) fn new(backend: Box<dyn Backend>, live: Arc<LiveTable>) -> Self {
+        Self {
+            backend,
+            live,
+            jobs: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            again: Vec::new(),
+            next_ticket: 1,
+            pairs: BTreeMap::new(),
+            sas: BTreeMap::new(),
+            reports: VecDeque::new(),
+        }
+    }
+
+    /// Takes a request of IKE about a pair; gives back what is about something else.
+    pub(crate) fn request(
+        &mut self,
+        ticket: ike::output::Ticket,
+        kind: RequestKind,
+    ) -> Option<RequestKind> {
+        match kind {
+            RequestKind::Install { inbound, outbound, activate } => {
+                self.install(ticket, inbound, outbound, activate);
+            }
+            RequestKind::Activate { pair } => {
+                let batch = self.outbound(pair).map(|sa| vec![Operation::Activate(sa)]);
+                match batch {
+                    Some(batch) => self.submit(Job::Activate { ticket, pair }, batch),
+                    None => self.answer(ticket, CompletionResult::Activated(Err(gone(pair)))),
+                }
+            }
+            RequestKind::UpdateAddresses { pair, path } => {
+                let Some(known) = self.pairs.get(&pair) else {
+                    self.answer(ticket, CompletionResult::Updated(Err(gone(pair))));
+                    return None;
+                };
+                let (local, remote) = (path.local, path.remote);
+                let batch = [known.inbound.sa, known.outbound.sa]
+                    .map(|sa| Operation::UpdateAddresses { sa, local, remote });
+                self.submit(Job::Update { ticket, pair, path }, batch.to_vec());
+            }
+            RequestKind::Remove { pair } => self.remove(ticket, pair, true),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn install(
+        &mut self,
+        ticket: ike::output::Ticket,
+        inbound: Box<SaRecord>,
+        outbound: Box<SaRecord>,
+        activate: bool,
+    ) {
+        // The path is filled in when the place is known.
+        let path = self.backend.capabilities().path;
+        let entries =
+            Box::new([&inbound, &outbound].map(|record| SadEntry::of(record, path.clone())));
+        let sa = outbound.id;
+        let mut batch = vec![Operation::Install(inbound), Operation::Install(outbound)];
+        if activate {
+            batch.push(Operation::Activate(sa));
+        }
+        self.submit(Job::Install { ticket, entries, activate }, batch);
+    }
+
+    fn remove(&mut self, ticket: ike::output::Ticket, pair: PairId, query: bool) {
+        let Some(known) = self.pairs.get(&pair) else {
+            self.answer(ticket, CompletionResult::Removed);
+            return;
+        };
+        let halves = [&known.outbound, &known.inbound];
+        let silent = |half: &&&Half| query && half.live.is_none() && !half.lost;
+        let mut batch: Vec<Operation> =
+            halves.iter().filter(silent).map(|half| Operation::Query(half.sa)).collect();
+        batch.extend(halves.iter().map(|half| Operation::Remove(half.sa)));
+        self.submit(Job::Remove { ticket, pair }, batch);
+    }
+
+    /// Replaces all policies.
+    pub(crate) fn set_policies(&mut self, policies: PolicySet) {
+        self.submit(Job::Policies, vec![Operation::SetPolicies(policies)]);
+    }
+
+    /// Removes every SA.
+    pub(crate) fn flush(&mut self) {
+        self.submit(Job::Flush, vec![Operation::Flush]);
+    }
+
+    fn submit(&mut self, job: Job, batch: Vec<Operation>) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.jobs.insert(ticket, job);
+        self.backlog.push_back((ticket, batch));
+        self.drain_backlog();
+    }
+
+    /// Hands over what the backend was too busy for.
+    fn drain_backlog(&mut self) {
+        while let Some((ticket, batch)) = self.backlog.pop_front() {
+            if let Err(Busy(batch)) = self.backend.submit(ticket, batch) {
+                self.backlog.push_front((ticket, batch));
+                return;
+            }
+        }
+    }
+
+    /// The next thing the backend has to say.
+    pub(crate) fn poll(&mut self, now: Instant, store: &mut Databases) -> Option<Report> {
+        loop {
+            if let Some(report) = self.reports.pop_front() {
+                return Some(report);
+            }
+            if let Some(due) = self.again.iter().position(|(at, ..)| *at <= now) {
+                let (_, ticket, pair) = self.again.swap_remove(due);
+                self.remove(ticket, pair, false);
+                continue;
+            }
+            self.drain_backlog();
+            let notice = self.backend.poll(now)?;
+            self.noticed(now, notice, store);
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let again = self.again.iter().map(|(at, ..)| *at).min();
+        [self.backend.poll_timeout(), again].into_iter().flatten().min()
+    }
+
+    fn noticed(&mut self, now: Instant, notice: Notice, store: &mut Databases) {
+        match notice {
+            Notice::Done(ticket) => {
+                if let Some(job) = self.jobs.remove(&ticket) {
+                    self.done(job, store);
+                }
+            }
+            Notice::Refused { ticket, reason, .. } => {
+                if let Some(job) = self.jobs.remove(&ticket) {
+                    self.refused(now, &job, reason);
+                }
+            }
+            Notice::SoftExpired(sa) => self.command(Command::SoftExpired { sa }),
+            Notice::HardExpired { sa, reason } => {
+                self.command(Command::HardExpired { sa, reason });
+            }
+            Notice::Lost { sa, reason, .. } => {
+                let pair = self.sas.get(&sa).copied();
+                if let Some(half) = self.half_mut(sa) {
+                    half.lost = true;
+                }
+                if let Some(pair) = pair {
+                    let message = format!("an SA is lost: {reason}");
+                    self.reports.push_back(Report::Trouble { pair, message });
+                }
+                self.command(Command::HardExpired { sa, reason });
+            }
+            Notice::Acquire { child, .. } => self.reports.push_back(Report::Acquire(child)),
+            Notice::Counters(counters) => {
+                if let Some(half) = self.half_mut(counters.sa) {
+                    half.told = Some(counters);
+                }
+            }
+            Notice::FirstInbound(sa) | Notice::LastInbound { sa, .. } => {
+                if let Some(pair) = self.sas.get(&sa) {
+                    self.command(Command::InboundSeen { pair: *pair });
+                }
+            }
+            Notice::MappingChanged { sa, remote } => {
+                self.command(Command::MappingChanged { sa, remote });
+            }
+            Notice::CapabilityChanged(_) => {}
+        }
+    }
+
+    fn done(&mut self, job: Job, store: &mut Databases) {
+        match job {
+            Job::Install { ticket, entries, activate } => {
+                self.stands(*entries, activate, store);
+                self.answer(ticket, CompletionResult::Installed(Ok(())));
+            }
+            Job::Activate { ticket, pair } => {
+                if let Some(sa) = self.outbound(pair) {
+                    store.apply(Change::SaActivated(sa));
+                }
+                self.answer(ticket, CompletionResult::Activated(Ok(())));
+            }
+            Job::Update { ticket, pair, path } => {
+                if let Some(known) = self.pairs.get(&pair) {
+                    let (local, remote) = (path.local, path.remote);
+                    for sa in [known.inbound.sa, known.outbound.sa] {
+                        store.apply(Change::SaMoved { sa, local, remote });
+                    }
+                }
+                self.answer(ticket, CompletionResult::Updated(Ok(())));
+            }
+            Job::Remove { ticket, pair } => {
+                self.gone(pair, store);
+                self.answer(ticket, CompletionResult::Removed);
+            }
+            Job::Policies => self.reports.push_back(Report::Policies(Ok(()))),
+            Job::Flush => {
+                let all: Vec<PairId> = self.pairs.keys().copied().collect();
+                for pair in all {
+                    self.gone(pair, store);
+                }
+                self.reports.push_back(Report::Flushed);
+            }
+        }
+    }
+
+    fn refused(&mut self, now: Instant, job: &Job, reason: String) {
+        match job {
+            Job::Install { ticket, .. } => {
+                self.answer(*ticket, CompletionResult::Installed(Err(reason)));
+            }
+            Job::Activate { ticket, .. } => {
+                self.answer(*ticket, CompletionResult::Activated(Err(reason)));
+            }
+            Job::Update { ticket, .. } => {
+                self.answer(*ticket, CompletionResult::Updated(Err(reason)));
+            }
+            Job::Remove { ticket, pair } => {
+                let message = format!("an SA could not be removed: {reason}");
+                self.reports.push_back(Report::Trouble { pair: *pair, message });
+                self.again.push((now + REMOVE_AGAIN, *ticket, *pair));
+            }
+            Job::Policies => self.reports.push_back(Report::Policies(Err(reason))),
+            Job::Flush => self.reports.push_back(Report::Flushed),
+        }
+    }
+
+    /// A pair stands from now on.
+    fn stands(&mut self, entries: [SadEntry; 2], activate: bool, store: &mut Databases) {
+        let [inbound, outbound] = entries.map(|mut entry| {
+            entry.path = self.backend.placement(entry.id).path;
+            entry
+        });
+        let half = |entry: &SadEntry| Half {
+            sa: entry.id,
+            live: self.live.get(entry.id),
+            told: None,
+            lost: false,
+        };
+        let pair = Pair {
+            tunnel: inbound.tunnel,
+            child: inbound.child,
+            inbound: half(&inbound),
+            outbound: half(&outbound),
+        };
+        let id = inbound.pair;
+        self.sas.extend([(inbound.id, id), (outbound.id, id)]);
+        self.pairs.insert(id, pair);
+        let active = outbound.id;
+        store.apply(Change::SaInstalled(inbound));
+        store.apply(Change::SaInstalled(outbound));
+        if activate {
+            store.apply(Change::SaActivated(active));
+        }
+    }
+
+    /// A pair is gone.
+    fn gone(&mut self, id: PairId, store: &mut Databases) {
+        let Some(pair) = self.pairs.remove(&id) else { return };
+        for half in [&pair.inbound, &pair.outbound] {
+            self.sas.remove(&half.sa);
+            store.apply(Change::SaRemoved(half.sa));
+        }
+        self.reports.push_back(Report::Gone {
+            tunnel: pair.tunnel,
+            child: pair.child,
+            pair: id,
+            totals: pair.totals(),
+        });
+    }
+
+    fn answer(&mut self, ticket: ike::output::Ticket, result: CompletionResult) {
+        self.reports.push_back(Report::Completion(Completion { ticket, result }));
+    }
+
+    fn command(&mut self, command: Command) {
+        self.reports.push_back(Report::Command(command));
+    }
+
+    fn outbound(&self, pair: PairId) -> Option<SaId> {
+        self.pairs.get(&pair).map(|pair| pair.outbound.sa)
+    }
+
+    fn half_mut(&mut self, sa: SaId) -> Option<&mut Half> {
+        let pair = self.pairs.get_mut(self.sas.get(&sa)?)?;
+        [&mut pair.inbound, &mut pair.outbound].into_iter().find(|half| half.sa == sa)
+    }
+
+    /// The tunnel and child a pair belongs to.
+    pub(crate) fn owner(&self, pair: PairId) -> Option<(TunnelId, ChildId)> {
+        self.pairs.get(&pair).map(|pair| (pair.tunnel, pair.child))
+    }
+
+    /// Whether anything of a tunnel, or of one child of it, stands.
+    pub(crate) fn holds(&self, tunnel: TunnelId, child: Option<ChildId>) -> bool {
+        self.pairs
+            .values()
+            .any(|pair| pair.tunnel == tunnel && child.is_none_or(|child| pair.child == child))
+    }
+
+    /// What passed through the standing pairs, by child.
+    pub(crate) fn totals(&self) -> BTreeMap<ChildId, Totals> {
+        let mut all = BTreeMap::<ChildId, Totals>::new();
+        for pair in self.pairs.values() {
+            pair.add_to(all.entry(pair.child).or_default());
+        }
+        all
+    }
+
+    /// Where an SA runs and why nowhere better.
+    pub(crate) fn placement(&self, sa: SaId) -> Placement {
+        self.backend.placement(sa)
+    }
+}
+
+impl Pair {
+    fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.add_to(&mut totals);
+        totals
+    }
+
+    fn add_to(&self, totals: &mut Totals) {
+        if let Some(counters) = self.inbound.counters() {
+            totals.add_inbound(&counters);
+        }
+        if let Some(counters) = self.outbound.counters() {
+            totals.add_outbound(&counters);
+        }
+    }
+}
+
+fn gone(pair: PairId) -> String {
+    format!("pair {pair} is not installed")
+}

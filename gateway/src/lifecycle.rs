@@ -1,0 +1,312 @@
+//! What IKE's events do to a tunnel.
+
+use std::time::Duration;
+
+use ike::{
+    event::{Event, Failure, FailureCode},
+    input::Command,
+};
+use sa_store::{ChildId, Instant, PairId, TunnelId};
+
+use crate::{
+    backoff,
+    counters::Totals,
+    gateway::Gateway,
+    read_model::LastError,
+    spec::TunnelMode,
+    tunnel::{Peer, Phase, Will},
+};
+
+/// A tunnel whose last IKE SA went is called again after at most this long.
+const CALL_AGAIN: Duration = Duration::from_secs(1);
+
+/// A child that its initiator has not set up by then is asked for by the responder.
+const CHILD_GRACE: Duration = Duration::from_secs(20);
+
+/// A child that was deleted is asked for again after about this long.
+const CHILD_AGAIN: Duration = Duration::from_secs(1);
+
+impl Gateway {
+    /// Takes one event of IKE.
+    pub(crate) fn ike_event(&mut self, now: Instant, mut event: Event) {
+        let about = subject(&event);
+        self.name_reason(&mut event);
+        let (kind, code, message) = crate::describe::describe(&event);
+        self.note_tunnel(now, about.0, about.1, kind, code, message);
+        if let Some(tunnel) = about.0 {
+            self.touched.insert(tunnel);
+        }
+        match event {
+            Event::IkeEstablished { tunnel, ike, remote_id, remote, initiator, .. } => {
+                let peer = Peer { remote, identity: remote_id };
+                self.established(now, tunnel, ike, peer, initiator);
+            }
+            Event::IkeRekeyed { tunnel, old, new } => {
+                if let Some(known) = self.tunnels.get_mut(&tunnel)
+                    && let Some(peer) = known.ike_sas.remove(&old)
+                {
+                    known.ike_sas.insert(new, peer);
+                    if let Phase::Deleting(deletion) = &mut known.phase
+                        && deletion.doomed.contains(&old)
+                    {
+                        deletion.doomed.insert(new);
+                    }
+                }
+                self.rekeyed_ike(tunnel);
+                self.resolve(tunnel);
+            }
+            Event::IkeDown { tunnel, ike, reason } => self.ike_down(now, tunnel, ike, &reason),
+            Event::ChildInstalled { tunnel, child, pair, .. } => {
+                self.child_up(tunnel, child, None, pair);
+                self.resolve(tunnel);
+            }
+            Event::ChildRekeyed { tunnel, child, old, new } => {
+                self.child_up(tunnel, child, Some(old), new);
+                self.rekeyed_child(tunnel, child);
+                self.resolve(tunnel);
+            }
+            Event::ChildDown { tunnel, child, pair, reason } => {
+                if reason.code != FailureCode::DeletedByOperator
+                    && self.tunnels.get(&tunnel).is_some_and(|t| t.will != Will::Held)
+                {
+                    self.remember(now, tunnel, &reason);
+                }
+                self.child_gone(now, tunnel, child, pair);
+            }
+            Event::Failed { tunnel: Some(tunnel), child, failure, .. } => {
+                if failure.code != FailureCode::DeletedByOperator {
+                    self.remember(now, tunnel, &failure);
+                }
+                match child {
+                    Some(child) => self.child_failed(now, tunnel, child, &failure),
+                    None => {
+                        self.fail_rekeys(tunnel, &failure);
+                        self.attempt_failed(now, tunnel);
+                    }
+                }
+            }
+            Event::Failed { tunnel: None, .. } | Event::Retransmitting { .. } => {}
+            Event::PeerMoved { tunnel, old, new } => {
+                if let Some(known) = self.tunnels.get_mut(&tunnel) {
+                    for peer in known.ike_sas.values_mut().filter(|peer| peer.remote == old) {
+                        peer.remote = new;
+                    }
+                }
+                self.policies.stale = true;
+            }
+        }
+    }
+
+    /// An IKE SA that was given up because the peer did not confirm its delete was deleted by
+    /// whoever wanted that.
+    fn name_reason(&self, event: &mut Event) {
+        if let Event::IkeDown { tunnel, reason, .. } = event
+            && let Some(Phase::Deleting(_)) = self.tunnels.get(tunnel).map(|t| &t.phase)
+        {
+            reason.code = FailureCode::DeletedByOperator;
+        }
+    }
+
+    fn established(
+        &mut self,
+        now: Instant,
+        id: TunnelId,
+        ike: ike::view::IkeSaId,
+        peer: Peer,
+        initiator: bool,
+    ) {
+        if !self.store.pad().authorizes(id, &peer.identity) {
+            // The configuration changed while the peer authenticated.
+            let reason = format!("{} is not this tunnel's peer any more", peer.identity);
+            self.tell_ike(now, Command::Abandon { ike, reason });
+            return;
+        }
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        tunnel.ike_sas.insert(ike, peer);
+        if tunnel.will == Will::Held {
+            // It was on its way when the tunnel was taken down.
+            tunnel.begin_deletion(false, now + self.config.delete_patience);
+            self.tell_ike(now, Command::Terminate { tunnel: id });
+            return;
+        }
+        tunnel.failures = 0;
+        if !matches!(tunnel.phase, Phase::Deleting(_)) {
+            tunnel.phase = Phase::Up;
+        }
+        // The initiator sets up all children; should some not come, they are asked for later.
+        let calls = tunnel.spec.mode == TunnelMode::AlwaysOn || tunnel.will == Will::Up;
+        let grace = if initiator { self.config.backoff_longest } else { CHILD_GRACE };
+        let at = now + grace + backoff::share(grace / 4, &mut self.jitter);
+        for child in &mut tunnel.children {
+            child.retry = (calls && child.is_missing()).then_some(at);
+        }
+        self.policies.stale = true;
+        self.resolve(id);
+    }
+
+    fn ike_down(&mut self, now: Instant, id: TunnelId, ike: ike::view::IkeSaId, reason: &Failure) {
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        self.policies.stale = true;
+        tunnel.ike_sas.remove(&ike);
+        if !tunnel.ike_sas.is_empty() {
+            // One that came up meanwhile stays when those that had to go are gone.
+            if let Phase::Deleting(deletion) = &tunnel.phase
+                && deletion.again
+                && !deletion.is_open(&tunnel.ike_sas)
+            {
+                tunnel.phase = Phase::Up;
+            }
+            return;
+        }
+        let ours = matches!(
+            reason.code,
+            FailureCode::DeletedByOperator | FailureCode::Reconfigured | FailureCode::Replaced
+        );
+        for child in &mut tunnel.children {
+            child.retry = None;
+        }
+        let again = match &tunnel.phase {
+            Phase::Deleting(deletion) => deletion.again,
+            Phase::Trying(_) => {
+                self.fail_rekeys(id, reason);
+                return;
+            }
+            _ => {
+                if tunnel.will == Will::Up && tunnel.spec.mode == TunnelMode::Passive {
+                    tunnel.will = Will::Mode;
+                }
+                false
+            }
+        };
+        if again {
+            self.start(now, id);
+            return;
+        }
+        if tunnel.should_be_up() && !self.stopping {
+            let until = now + backoff::share(CALL_AGAIN, &mut self.jitter);
+            tunnel.phase = Phase::Waiting(until);
+        } else {
+            tunnel.phase = Phase::Idle;
+        }
+        if !ours {
+            self.remember(now, id, reason);
+        }
+        self.fail_rekeys(id, reason);
+    }
+
+    /// A pair of a child is up; it may replace another one.
+    fn child_up(&mut self, id: TunnelId, child: ChildId, old: Option<PairId>, new: PairId) {
+        let Some(child) = self.tunnels.get_mut(&id).and_then(|t| t.child_mut(child)) else {
+            return;
+        };
+        if let Some(old) = old {
+            child.up.remove(&old);
+        }
+        child.up.insert(new);
+        child.retry = None;
+        child.failures = 0;
+    }
+
+    /// A pair is not up any more and nothing replaced it.
+    fn child_gone(&mut self, now: Instant, id: TunnelId, child: ChildId, pair: PairId) {
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        let (up, wanted) = (matches!(tunnel.phase, Phase::Up), tunnel.should_be_up());
+        let Some(child) = tunnel.child_mut(child) else { return };
+        if !child.up.remove(&pair) || !child.is_missing() || !up {
+            return;
+        }
+        if std::mem::take(&mut child.changed) {
+            child.retry = Some(now);
+        } else if wanted {
+            child.retry = Some(now + CHILD_AGAIN + backoff::share(CHILD_AGAIN, &mut self.jitter));
+        }
+        self.touched.insert(id);
+    }
+
+    /// A pair is gone from its place.
+    pub(crate) fn pair_gone(
+        &mut self,
+        now: Instant,
+        id: TunnelId,
+        child: ChildId,
+        pair: PairId,
+        totals: &Totals,
+    ) {
+        if let Some(child) = self.tunnels.get_mut(&id).and_then(|t| t.child_mut(child)) {
+            child.retired.add(totals);
+        }
+        self.touched.insert(id);
+        self.child_gone(now, id, child, pair);
+    }
+
+    fn child_failed(&mut self, now: Instant, id: TunnelId, child: ChildId, failure: &Failure) {
+        self.fail_waiters(id, Some(child), failure);
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        let wanted = tunnel.should_be_up();
+        let Some(child) = tunnel.child_mut(child) else { return };
+        if !child.is_missing() {
+            return;
+        }
+        child.failures = child.failures.saturating_add(1);
+        let pause = backoff::pause(&self.config, child.failures, &mut self.jitter);
+        child.retry = wanted.then_some(now + pause);
+        self.touched.insert(id);
+    }
+
+    /// A packet needs a child: an attempt that waits for its time starts now.
+    pub(crate) fn acquire(&mut self, now: Instant, child: ChildId) {
+        let Some(tunnel) = self.tunnels.values_mut().find(|t| t.child(child).is_some()) else {
+            return;
+        };
+        let (id, failures) = (tunnel.id, tunnel.failures);
+        let Some(child) = tunnel.child_mut(child) else { return };
+        // After failures the back-off holds: traffic must not turn it into a flood of calls.
+        if child.retry.is_some() && child.failures == 0 && child.is_missing() {
+            child.retry = Some(now);
+        }
+        if failures == 0 && matches!(tunnel.phase, Phase::Waiting(_)) {
+            tunnel.phase = Phase::Waiting(now);
+        }
+        self.touched.insert(id);
+    }
+
+    /// Something of ours failed before IKE was asked.
+    pub(crate) fn failed(&mut self, now: Instant, id: TunnelId, failure: &Failure) {
+        let code = Some(failure.code.as_str().to_owned());
+        self.note_tunnel(now, Some(id), None, "failed", code, failure.message.clone());
+        self.remember(now, id, failure);
+    }
+
+    /// The last failure stays visible until it is resolved.
+    fn remember(&mut self, now: Instant, id: TunnelId, failure: &Failure) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id) {
+            tunnel.last_error = Some(LastError {
+                code: failure.code.as_str().to_owned(),
+                message: failure.message.clone(),
+                at: now,
+            });
+        }
+    }
+
+    /// A tunnel that is whole has no open failure.
+    fn resolve(&mut self, id: TunnelId) {
+        if let Some(tunnel) = self.tunnels.get_mut(&id).filter(|tunnel| tunnel.is_whole()) {
+            tunnel.last_error = None;
+        }
+    }
+}
+
+/// The tunnel and child an event is about.
+fn subject(event: &Event) -> (Option<TunnelId>, Option<ChildId>) {
+    match event {
+        Event::IkeEstablished { tunnel, .. }
+        | Event::IkeRekeyed { tunnel, .. }
+        | Event::IkeDown { tunnel, .. }
+        | Event::Retransmitting { tunnel, .. }
+        | Event::PeerMoved { tunnel, .. } => (Some(*tunnel), None),
+        Event::ChildInstalled { tunnel, child, .. }
+        | Event::ChildRekeyed { tunnel, child, .. }
+        | Event::ChildDown { tunnel, child, .. } => (Some(*tunnel), Some(*child)),
+        Event::Failed { tunnel, child, .. } => (*tunnel, *child),
+    }
+}

@@ -1,0 +1,379 @@
+//! Commands, and who waits for their outcome.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ike::{event::Failure, input::Command as IkeCommand};
+use sa_store::{ChildId, Instant, TunnelId};
+
+use crate::{
+    command::{Command, CommandId, Outcome, Target},
+    gateway::Gateway,
+    output::Output,
+    spec::TunnelMode,
+    tunnel::{Phase, Tunnel, Will},
+};
+
+/// What a command waits for.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// A tunnel, or one child, to be up.
+    Up { tunnel: TunnelId, child: Option<ChildId> },
+    /// A tunnel, or one child, to be gone.
+    Down { tunnel: TunnelId, child: Option<ChildId> },
+    /// Children to be rekeyed, and then the IKE SA.
+    Rekey { tunnel: TunnelId, children: BTreeSet<ChildId>, ike: IkeStage },
+    /// Everything to be gone.
+    Shutdown { until: Instant, flushing: bool },
+}
+
+/// Where the IKE SA's part of a rekey is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum IkeStage {
+    NotWanted,
+    Later,
+    Running,
+}
+
+impl Waiter {
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Shutdown { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+impl Gateway {
+    /// Takes one command.
+    pub(crate) fn command(&mut self, now: Instant, id: CommandId, command: Command) {
+        match command {
+            Command::Apply { origin, connections } => self.apply(id, origin, connections),
+            Command::Up(target) => match self.find(&target) {
+                Ok((tunnel, child)) => self.up(now, id, tunnel, child),
+                Err(outcome) => self.outcome(id, outcome),
+            },
+            Command::Down(target) => match self.find(&target) {
+                Ok((tunnel, child)) => self.down(now, id, tunnel, child),
+                Err(outcome) => self.outcome(id, outcome),
+            },
+            Command::Rekey(target) => match self.find(&target) {
+                Ok((tunnel, child)) => self.rekey(now, id, tunnel, child),
+                Err(outcome) => self.outcome(id, outcome),
+            },
+            Command::Shutdown => self.shutdown(now, id),
+            Command::LocalAddresses(addresses) => {
+                self.local_addresses(now, addresses);
+                self.outcome(id, Outcome::Done("the local addresses are known".into()));
+            }
+        }
+    }
+
+    pub(crate) fn outcome(&mut self, id: CommandId, outcome: Outcome) {
+        self.emit(Output::Outcome { id, outcome });
+    }
+
+    /// The tunnel and child with these names.
+    fn find(&self, target: &Target) -> Result<(TunnelId, Option<ChildId>), Outcome> {
+        let failed = |code: &str, what: &str, name: &str, known: Vec<&str>| Outcome::Failed {
+            code: code.to_owned(),
+            message: if known.is_empty() {
+                format!("there is no {what} `{name}`: none is configured")
+            } else {
+                format!("there is no {what} `{name}`; there are: {}", known.join(", "))
+            },
+        };
+        let here = || self.tunnels.values().filter(|tunnel| tunnel.will != Will::Removed);
+        let found = here()
+            .filter(|tunnel| tunnel.spec.name == target.tunnel)
+            .min_by_key(|tunnel| &tunnel.origin);
+        let Some(tunnel) = found else {
+            let known = here().map(|tunnel| &*tunnel.spec.name).collect();
+            return Err(failed("unknown-tunnel", "tunnel", &target.tunnel, known));
+        };
+        let Some(name) = &target.child else { return Ok((tunnel.id, None)) };
+        match tunnel.child_named(name) {
+            Some(child) => Ok((tunnel.id, Some(child.id))),
+            None => {
+                let known = tunnel.children.iter().map(|child| &*child.spec.name).collect();
+                Err(failed("unknown-child", "child", name, known))
+            }
+        }
+    }
+
+    fn up(&mut self, now: Instant, id: CommandId, tunnel: TunnelId, child: Option<ChildId>) {
+        self.waiters.push((id, Waiter::Up { tunnel, child }));
+        self.touched.insert(tunnel);
+        let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
+        let passive = known.spec.mode == TunnelMode::Passive;
+        let was_held = known.will == Will::Held;
+        known.will = if passive { Will::Up } else { Will::Mode };
+        known.failures = 0;
+        let mut lifted = was_held;
+        for member in &mut known.children {
+            if child.is_none_or(|child| child == member.id) {
+                lifted |= std::mem::take(&mut member.held);
+                member.failures = 0;
+                member.retry = member.is_missing().then_some(now);
+            }
+        }
+        if lifted {
+            self.configure(now, tunnel);
+        }
+        let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
+        match &mut known.phase {
+            Phase::Idle | Phase::Waiting(_) => self.start(now, tunnel),
+            Phase::Deleting(deletion) => deletion.again = true,
+            Phase::Trying(_) | Phase::Up => {}
+        }
+    }
+
+    fn down(&mut self, now: Instant, id: CommandId, tunnel: TunnelId, child: Option<ChildId>) {
+        self.fail_waiters_with(tunnel, child, "held", "it was taken down by another command");
+        self.waiters.push((id, Waiter::Down { tunnel, child }));
+        self.touched.insert(tunnel);
+        let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
+        match child.map(|child| known.child_mut(child)) {
+            None => {
+                known.will = Will::Held;
+                known.last_error = None;
+                known.phase = Phase::Idle;
+                if !known.ike_sas.is_empty() {
+                    known.begin_deletion(false, now + self.config.delete_patience);
+                }
+                self.tell_ike(now, IkeCommand::Forget(tunnel));
+            }
+            Some(Some(member)) => {
+                member.held = true;
+                member.retry = None;
+                let child = member.id;
+                self.tell_ike(now, IkeCommand::TerminateChild { child });
+                if self.tunnels.get(&tunnel).is_some_and(|known| known.will != Will::Held) {
+                    self.configure(now, tunnel);
+                }
+            }
+            Some(None) => {}
+        }
+    }
+
+    fn rekey(&mut self, now: Instant, id: CommandId, tunnel: TunnelId, child: Option<ChildId>) {
+        let Some(known) = self.tunnels.get(&tunnel) else { return };
+        let up: BTreeSet<ChildId> = known
+            .children
+            .iter()
+            .filter(|member| !member.up.is_empty() && child.is_none_or(|child| child == member.id))
+            .map(|member| member.id)
+            .collect();
+        if known.ike_sas.is_empty() || (child.is_some() && up.is_empty()) {
+            let message = "there is nothing to rekey: it is not up".to_owned();
+            self.outcome(id, Outcome::Failed { code: "not-up".into(), message });
+            return;
+        }
+        for child in &up {
+            self.tell_ike(now, IkeCommand::RekeyChild { child: *child });
+        }
+        let ike = if child.is_none() { IkeStage::Later } else { IkeStage::NotWanted };
+        self.waiters.push((id, Waiter::Rekey { tunnel, children: up, ike }));
+    }
+
+    fn shutdown(&mut self, now: Instant, id: CommandId) {
+        self.stopping = true;
+        let all: Vec<TunnelId> = self.tunnels.keys().copied().collect();
+        for tunnel in all {
+            if let Some(known) = self.tunnels.get_mut(&tunnel) {
+                known.begin_deletion(false, Instant::NEVER);
+            }
+            self.touched.insert(tunnel);
+            self.tell_ike(now, IkeCommand::Forget(tunnel));
+        }
+        let until = now + self.config.shutdown_patience;
+        self.waiters.push((id, Waiter::Shutdown { until, flushing: false }));
+    }
+
+    fn local_addresses(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        for view in self.ike.ike_sas() {
+            let local = view.path.local.ip();
+            if !addresses.contains(&local) {
+                let reason = format!("{local} is not an address of this machine any more");
+                self.tell_ike(now, IkeCommand::Abandon { ike: view.id, reason });
+            }
+        }
+        let gone = |tunnel: &Tunnel| {
+            tunnel.last_path.is_some_and(|path| !addresses.contains(&path.local.ip()))
+        };
+        let mut again = Vec::new();
+        for tunnel in self.tunnels.values() {
+            match &tunnel.phase {
+                Phase::Waiting(_) => again.push(tunnel.id),
+                Phase::Trying(_) if gone(tunnel) => again.push(tunnel.id),
+                _ => {}
+            }
+        }
+        if self.addresses.as_ref() != Some(&addresses) {
+            self.addresses = Some(addresses);
+            for tunnel in again {
+                self.start(now, tunnel);
+            }
+        }
+    }
+
+    /// Answers every command whose wait is over, and does what is due; whether anything was.
+    pub(crate) fn settle(&mut self, now: Instant) -> bool {
+        let mut busy = self.drive_policies(now);
+        let mut waiters = std::mem::take(&mut self.waiters);
+        waiters.retain_mut(|(id, waiter)| match self.is_over(now, waiter) {
+            Some(outcome) => {
+                self.outcome(*id, outcome);
+                busy = true;
+                false
+            }
+            None => true,
+        });
+        waiters.append(&mut self.waiters);
+        self.waiters = waiters;
+        for tunnel in self.touched.clone() {
+            self.forget_if_gone(tunnel);
+        }
+        busy
+    }
+
+    /// The outcome of a command whose wait is over.
+    fn is_over(&mut self, now: Instant, waiter: &mut Waiter) -> Option<Outcome> {
+        let done = |text: String| Some(Outcome::Done(text));
+        match waiter {
+            Waiter::Up { tunnel, child } => {
+                let known = self.tunnels.get(tunnel)?;
+                let up = match child {
+                    None => known.is_whole(),
+                    Some(child) => known.child(*child).is_some_and(|c| !c.up.is_empty()),
+                };
+                if up { done(format!("{} is up", name(known, *child))) } else { None }
+            }
+            Waiter::Down { tunnel, child } => {
+                let known = self.tunnels.get(tunnel)?;
+                let gone = (child.is_some() || known.ike_sas.is_empty())
+                    && !self.installer.holds(*tunnel, *child);
+                if gone { done(format!("{} is down", name(known, *child))) } else { None }
+            }
+            Waiter::Rekey { tunnel, children, ike } => {
+                if !children.is_empty() {
+                    return None;
+                }
+                match ike {
+                    IkeStage::NotWanted => {
+                        let known = self.tunnels.get(tunnel)?;
+                        done(format!("{} is rekeyed", known.spec.name))
+                    }
+                    IkeStage::Later => {
+                        *ike = IkeStage::Running;
+                        self.tell_ike(now, IkeCommand::RekeyIke { tunnel: *tunnel });
+                        None
+                    }
+                    IkeStage::Running => None,
+                }
+            }
+            Waiter::Shutdown { until, flushing } => {
+                let quiet = self
+                    .tunnels
+                    .values()
+                    .all(|t| t.ike_sas.is_empty() && !self.installer.holds(t.id, None));
+                if *flushing {
+                    return if *until <= now {
+                        done("stopped; the backend did not confirm that every SA is gone".into())
+                    } else {
+                        None
+                    };
+                }
+                if quiet || *until <= now {
+                    *flushing = true;
+                    *until = now + self.config.shutdown_patience;
+                    self.installer.flush();
+                }
+                None
+            }
+        }
+    }
+
+    /// Every SA is gone: the end of a shutdown.
+    pub(crate) fn flushed(&mut self) {
+        let stop =
+            |(_, waiter): &mut (CommandId, Waiter)| matches!(waiter, Waiter::Shutdown { .. });
+        for (id, _) in self.waiters.extract_if(.., stop).collect::<Vec<_>>() {
+            self.outcome(id, Outcome::Done("stopped; the peers were told".into()));
+        }
+    }
+
+    /// A child was rekeyed.
+    pub(crate) fn rekeyed_child(&mut self, id: TunnelId, child: ChildId) {
+        for (_, waiter) in &mut self.waiters {
+            if let Waiter::Rekey { tunnel, children, .. } = waiter
+                && *tunnel == id
+            {
+                children.remove(&child);
+            }
+        }
+    }
+
+    /// The IKE SA of a tunnel was rekeyed.
+    pub(crate) fn rekeyed_ike(&mut self, id: TunnelId) {
+        for (_, waiter) in &mut self.waiters {
+            if let Waiter::Rekey { tunnel, ike: ike @ IkeStage::Running, .. } = waiter
+                && *tunnel == id
+            {
+                *ike = IkeStage::NotWanted;
+            }
+        }
+    }
+
+    /// The rekeys of a tunnel come to nothing.
+    pub(crate) fn fail_rekeys(&mut self, id: TunnelId, failure: &Failure) {
+        let hit = |waiter: &Waiter| matches!(waiter, Waiter::Rekey { tunnel, .. } if *tunnel == id);
+        self.fail_where(hit, failure.code.as_str(), &failure.message);
+    }
+
+    /// Whoever waits for this tunnel, or this child of it, to come up or to be rekeyed, waits in
+    /// vain.
+    pub(crate) fn fail_waiters(
+        &mut self,
+        tunnel: TunnelId,
+        child: Option<ChildId>,
+        failure: &Failure,
+    ) {
+        self.fail_waiters_with(tunnel, child, failure.code.as_str(), &failure.message);
+    }
+
+    /// As [`Self::fail_waiters`], with any code.
+    pub(crate) fn fail_waiters_with(
+        &mut self,
+        id: TunnelId,
+        child: Option<ChildId>,
+        code: &str,
+        message: &str,
+    ) {
+        let hit = |waiter: &Waiter| match waiter {
+            Waiter::Up { tunnel, child: wanted } => {
+                *tunnel == id && (child.is_none() || wanted.is_none() || *wanted == child)
+            }
+            Waiter::Rekey { tunnel, children, .. } => {
+                *tunnel == id && child.is_none_or(|child| children.contains(&child))
+            }
+            Waiter::Down { .. } | Waiter::Shutdown { .. } => false,
+        };
+        self.fail_where(hit, code, message);
+    }
+
+    fn fail_where(&mut self, hit: impl Fn(&Waiter) -> bool, code: &str, message: &str) {
+        let failed: Vec<_> = self.waiters.extract_if(.., |(_, waiter)| hit(waiter)).collect();
+        for (id, _) in failed {
+            let outcome = Outcome::Failed { code: code.to_owned(), message: message.to_owned() };
+            self.outcome(id, outcome);
+        }
+    }
+}
+
+/// `TUNNEL` or `TUNNEL/CHILD`.
+fn name(tunnel: &Tunnel, child: Option<ChildId>) -> String {
+    match child.and_then(|child| tunnel.child(child)) {
+        Some(child) => format!("{}/{}", tunnel.spec.name, child.spec.name),
+        None => tunnel.spec.name.clone(),
+    }
+}

@@ -1,0 +1,158 @@
+//! How tunnels come up, stay up and come back.
+
+use gateway::{
+    command::{Command, Outcome},
+    read_model::TunnelState,
+    spec::{ConnectionSpec, RemoteAddress},
+};
+
+use crate::world::{A, B, World, ip, psk, spec};
+
+#[test]
+fn two_gateways_that_both_call_end_with_one_ike_sa_and_one_pair_each() {
+    let mut world = World::with(spec(A, 2), spec(B, 2));
+    world.expect_up();
+    for side in [A, B] {
+        let tunnel = world.tunnel(side);
+        assert_eq!(tunnel.ike_sas.len(), 1, "{:#?}", tunnel.ike_sas);
+        assert_eq!(world.sides[side].backend.state().sas.len(), 4);
+        let ike = &tunnel.ike_sas[0];
+        assert_eq!(ike.proposal, "aes256gcm16-prfsha256-x25519");
+        let child = &tunnel.children[1];
+        assert_eq!((&*child.path, &*child.encap), ("inline", "none"));
+        assert_eq!(child.proposal, "aes256gcm16-esn");
+        assert_eq!(child.local, [format!("10.{}.1.0/24", side + 1)]);
+        assert!(child.draining.is_empty() && child.expires_at.is_some());
+    }
+}
+
+#[test]
+fn an_always_on_tunnel_never_gives_up_and_its_error_stays_until_it_is_resolved() {
+    let wrong = ConnectionSpec { auth: psk("the wrong one"), ..spec(A, 1) };
+    let mut world = World::with(wrong, spec(B, 1));
+    world.run(600);
+    for side in [A, B] {
+        let tunnel = world.tunnel(side);
+        assert_eq!(tunnel.state, TunnelState::Connecting);
+        assert_eq!(tunnel.last_error.unwrap().code, "authentication-failed");
+        let failures = world.events(side).iter().filter(|(kind, _)| *kind == "failed").count();
+        assert!(failures > 5, "{failures}");
+    }
+    world.apply(A, vec![spec(A, 1)]);
+    world.run(90);
+    world.expect_up();
+}
+
+#[test]
+fn a_dead_peer_is_noticed_and_called_until_it_is_back() {
+    let mut world = World::up(1);
+    world.cut = true;
+    world.run(300);
+    let tunnel = world.tunnel(A);
+    assert_eq!(tunnel.state, TunnelState::Connecting);
+    assert!(["peer-dead", "peer-unreachable"].contains(&&*tunnel.last_error.unwrap().code));
+    assert!(world.sides[A].backend.state().sas.is_empty());
+    // What the policy says is protected stays blocked.
+    assert_eq!(world.sides[A].backend.state().policies.policies.len(), 1);
+    world.run(3600);
+    world.cut = false;
+    world.run(200);
+    world.expect_up();
+}
+
+#[test]
+fn all_addresses_of_a_list_are_tried_names_are_resolved() {
+    let remote = vec![
+        RemoteAddress::Host("nowhere.example".into()),
+        RemoteAddress::Address(ip("192.0.2.77")),
+        RemoteAddress::Host("b.example".into()),
+    ];
+    let mut world = World::empty();
+    world.sides[A].hosts.insert("b.example".into(), vec![ip("192.0.2.78"), ip("192.0.2.2")]);
+    world.apply(B, vec![spec(B, 1)]);
+    world.run(1);
+    // B would call A, but does not reach it.
+    world.cut = true;
+    world.apply(A, vec![ConnectionSpec { remote, local: Vec::new(), ..spec(A, 1) }]);
+    world.run(30);
+    assert_eq!(world.tunnel(A).last_error.unwrap().code, "resolve-failed");
+    world.cut = false;
+    world.run(400);
+    world.expect_up();
+    assert_eq!(world.tunnel(A).remote_configured, "nowhere.example, 192.0.2.77, b.example");
+}
+
+#[test]
+fn a_lost_local_address_re_establishes_from_another_one() {
+    let mut world = World::empty();
+    let from_any = ConnectionSpec { local: Vec::new(), ..spec(A, 1) };
+    let to_any = ConnectionSpec { remote: vec![RemoteAddress::Any], ..spec(B, 1) };
+    world.apply(B, vec![to_any]);
+    world.apply(A, vec![from_any]);
+    world.run(30);
+    world.expect_up();
+    let old = world.tunnel(A).ike_sas[0].id;
+    world.sides[A].addresses = vec![ip("192.0.2.9")];
+    world.command(A, Command::LocalAddresses(vec![ip("192.0.2.9")]));
+    world.run(120);
+    world.expect_up();
+    let tunnel = world.tunnel(A);
+    assert_ne!(tunnel.ike_sas[0].id, old);
+    assert_eq!(tunnel.local.ip(), ip("192.0.2.9"));
+    assert!(world.events(A).contains(&("ike-down", Some("local-address-lost".into()))));
+    for side in [A, B] {
+        assert_eq!(world.sides[side].backend.state().sas.len(), 2);
+    }
+}
+
+#[test]
+fn a_backend_that_refuses_is_named_and_tried_again() {
+    let mut world = World::empty();
+    world.sides[A].backend.state().refuse_installs = true;
+    world.apply(B, vec![ConnectionSpec { remote: vec![RemoteAddress::Any], ..spec(B, 1) }]);
+    world.apply(A, vec![spec(A, 1)]);
+    world.run(60);
+    let tunnel = world.tunnel(A);
+    let error = tunnel.last_error.unwrap();
+    assert_eq!(error.code, "install-failed");
+    assert!(error.message.contains("table full"), "{}", error.message);
+    world.sides[A].backend.state().refuse_installs = false;
+    world.run(200);
+    world.expect_up();
+}
+
+#[test]
+fn removals_are_repeated_until_the_sa_is_really_gone() {
+    let mut world = World::up(1);
+    world.sides[A].backend.state().refuse_removals = 3;
+    world.sides[A].backend.state().busy = true;
+    let outcome = world.command(A, Command::Rekey(crate::world::target("peer/net0")));
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    world.run(60);
+    assert_eq!(world.sides[A].backend.state().sas.len(), 2);
+    assert!(world.events(A).contains(&("backend", None)));
+    world.expect_up();
+}
+
+#[test]
+fn counters_go_on_across_rekeys_of_both_kinds() {
+    let mut world = World::up(1);
+    let mut last = 0;
+    for round in 1..=6 {
+        world.sides[A].backend.traffic(10);
+        world.run(2);
+        let target = crate::world::target(if round % 2 == 0 { "peer" } else { "peer/net0" });
+        let outcome = world.command([A, B][round % 2], Command::Rekey(target));
+        assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+        let child = world.child(A, "net0");
+        assert!(child.packets_out >= last + 10, "{} after {last}", child.packets_out);
+        last = child.packets_out;
+        world.run(30);
+    }
+    world.expect_up();
+    assert_eq!(world.child(A, "net0").bytes_out, last * 100);
+    assert_eq!(world.sides[A].backend.state().sas.len(), 2);
+    let kinds: Vec<_> = world.events(A).into_iter().map(|(kind, _)| kind).collect();
+    assert!(kinds.contains(&"ike-rekeyed") && kinds.contains(&"child-rekeyed"));
+    assert!(!kinds.contains(&"child-down"));
+}

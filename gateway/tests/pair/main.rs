@@ -1,0 +1,8 @@
+//! Two whole gateways on a perfect wire: what operators do, and what they see.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod backend;
+mod lifecycle;
+mod operators;
+mod reload;
+mod world;

@@ -1,0 +1,133 @@
+//! Commands and their outcomes.
+
+use gateway::{
+    command::{Command, Outcome},
+    read_model::TunnelState,
+    spec::{ConnectionSpec, RemoteAddress, TunnelMode},
+};
+
+use crate::world::{A, B, World, psk, spec, target};
+
+fn code(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Done(_) => "done",
+        Outcome::Failed { code, .. } => code,
+    }
+}
+
+#[test]
+fn down_holds_against_both_ends_and_up_lifts_it() {
+    let mut world = World::with(spec(A, 2), spec(B, 2));
+    world.expect_up();
+    let outcome = world.command(A, Command::Down(target("peer")));
+    assert_eq!(outcome, Outcome::Done("peer is down".into()));
+    world.run(300);
+    let tunnel = world.tunnel(A);
+    assert!(tunnel.held);
+    assert_eq!(tunnel.state, TunnelState::Down);
+    assert!(world.sides[A].backend.state().sas.is_empty());
+    assert!(world.sides[B].backend.state().sas.is_empty());
+    assert!(!world.sides[A].backend.state().policies.policies.is_empty());
+    assert_eq!(world.tunnel(B).state, TunnelState::Connecting);
+    let outcome = world.command(A, Command::Up(target("peer")));
+    assert_eq!(outcome, Outcome::Done("peer is up".into()));
+    world.run(120);
+    world.expect_up();
+}
+
+#[test]
+fn one_child_goes_down_and_up_alone() {
+    let mut world = World::up(2);
+    let stays = world.child(A, "net0").id;
+    assert_eq!(code(&world.command(A, Command::Down(target("peer/net1")))), "done");
+    world.run(60);
+    assert_eq!(world.child(A, "net1").state, None);
+    assert_eq!(world.child(A, "net0").id, stays);
+    assert_eq!(world.tunnel(A).state, TunnelState::Established);
+    assert_eq!(code(&world.command(A, Command::Up(target("peer/net1")))), "done");
+    world.run(10);
+    world.expect_up();
+    assert_eq!(world.child(A, "net0").id, stays);
+}
+
+#[test]
+fn up_of_a_passive_tunnel_calls_once_and_says_why_it_failed() {
+    let passive = |side| ConnectionSpec { mode: TunnelMode::Passive, ..spec(side, 1) };
+    let mut world =
+        World::with(ConnectionSpec { auth: psk("the wrong one"), ..passive(A) }, passive(B));
+    assert_eq!(world.tunnel(A).state, TunnelState::Down);
+    let outcome = world.command(A, Command::Up(target("peer")));
+    assert_eq!(code(&outcome), "authentication-failed");
+    world.run(300);
+    assert_eq!(world.tunnel(A).state, TunnelState::Down);
+    let calls = world.events(A).iter().filter(|(kind, _)| *kind == "failed").count();
+    assert_eq!(calls, 1);
+    world.apply(A, vec![passive(A)]);
+    assert_eq!(code(&world.command(A, Command::Up(target("peer")))), "done");
+    world.expect_up();
+}
+
+#[test]
+fn an_unreachable_peer_gives_an_answer() {
+    let mut world = World::empty();
+    world.cut = true;
+    world.apply(A, vec![spec(A, 1)]);
+    let outcome = world.command(A, Command::Up(target("peer")));
+    assert_eq!(code(&outcome), "peer-unreachable");
+    assert!(
+        world.tunnel(A).next_attempt.is_some() || world.tunnel(A).state == TunnelState::Connecting
+    );
+}
+
+#[test]
+fn nobody_can_call_any() {
+    let any = ConnectionSpec { remote: vec![RemoteAddress::Any], ..spec(A, 1) };
+    let mut world = World::empty();
+    world.apply(A, vec![ConnectionSpec { mode: TunnelMode::Passive, ..any }]);
+    let outcome = world.command(A, Command::Up(target("peer")));
+    assert_eq!(code(&outcome), "peer-unreachable");
+}
+
+#[test]
+fn wrong_names_and_things_that_are_not_up_are_said_plainly() {
+    let mut world = World::up(1);
+    let outcome = world.command(A, Command::Up(target("pear")));
+    let Outcome::Failed { code: unknown, message } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(unknown, "unknown-tunnel");
+    assert_eq!(message, "there is no tunnel `pear`; there are: peer");
+    assert_eq!(code(&world.command(A, Command::Down(target("peer/x")))), "unknown-child");
+    world.command(A, Command::Down(target("peer")));
+    assert_eq!(code(&world.command(A, Command::Rekey(target("peer")))), "not-up");
+}
+
+#[test]
+fn whoever_waits_for_a_tunnel_that_is_taken_down_is_told() {
+    let mut world = World::empty();
+    world.cut = true;
+    world.apply(A, vec![spec(A, 1)]);
+    let up = world.start(A, Command::Up(target("peer")));
+    world.command(A, Command::Down(target("peer")));
+    assert_eq!(world.outcome(A, up).map(code), Some("held"));
+}
+
+#[test]
+fn a_shutdown_tells_the_peer_and_leaves_the_policies() {
+    let mut world = World::up(2);
+    let outcome = world.command(B, Command::Shutdown);
+    assert_eq!(outcome, Outcome::Done("stopped; the peers were told".into()));
+    let state = world.sides[B].backend.state();
+    assert!(state.sas.is_empty() && state.flushed && !state.policies.policies.is_empty());
+    drop(state);
+    world.run(1);
+    assert!(world.sides[A].backend.state().sas.is_empty());
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_dead_peer() {
+    let mut world = World::up(1);
+    world.cut = true;
+    let before = world.now;
+    assert_eq!(code(&world.command(B, Command::Shutdown)), "done");
+    assert!(world.now.since(before).as_secs() <= 5);
+    assert!(world.sides[B].backend.state().sas.is_empty());
+}

@@ -75,7 +75,7 @@ impl Gateway {
         let Randomness { ike, spis, jitter } = randomness;
         let spis = Box::new(NodeSpis::new(spis));
         Self {
-            ike: Endpoint::new(config.ike.clone(), ike, spis),
+            ike: Endpoint::new(config.ike.clone(), ike, spis).with_engines(config.engines.clone()),
             jitter,
             installer: Installer::new(backend, live),
             store: Databases::new(JOURNAL),

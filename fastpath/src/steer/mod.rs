@@ -221,12 +221,13 @@ impl Steering {
         Ok(())
     }
 
-    /// Every address of this machine but those of loopback and of the TUN interface.
+    /// Every address of this machine but 127.0.0.1 and the like, and those of the TUN interface.
     pub(crate) fn addresses(&self) -> Vec<LocalAddress> {
         let mut all: Vec<LocalAddress> = pnet_datalink::interfaces()
             .iter()
-            .filter(|interface| !interface.is_loopback() && interface.index != self.interface)
+            .filter(|interface| interface.index != self.interface)
             .flat_map(|interface| &interface.ips)
+            .filter(|network| !network.ip().is_loopback())
             .filter_map(|network| {
                 let address = network.ip();
                 Some(LocalAddress { address, network: Prefix::of(address, network.prefix())? })

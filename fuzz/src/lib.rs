@@ -4,6 +4,7 @@
 //! `cargo run --release --manifest-path fuzz/Cargo.toml --bin run -- TARGET --executions N --seed S`
 
 pub mod engine;
+pub mod keyed;
 pub mod random;
 pub mod seed;
 pub mod target;
@@ -25,8 +26,12 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: &[Target] =
-    &[target::ike_message::TARGET, target::esp_open::TARGET, target::config::TARGET];
+pub const TARGETS: &[Target] = &[
+    target::ike_message::TARGET,
+    target::ike_keyed::TARGET,
+    target::esp_open::TARGET,
+    target::config::TARGET,
+];
 
 /// The folder of a target's committed inputs.
 #[must_use]

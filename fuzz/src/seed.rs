@@ -211,6 +211,44 @@ pub(crate) fn esp_packets() -> Vec<(&'static str, Vec<u8>)> {
     all
 }
 
+/// Instructions for the keyed target: each begins with two octets of configuration.
+pub(crate) fn keyed_scripts() -> Vec<(&'static str, Vec<u8>)> {
+    // Deliver up to five datagrams.
+    const GO: u8 = 4;
+    let up = |choice: u8, flags: u8| vec![choice, flags, GO, GO, GO];
+    let with = |choice: u8, flags: u8, tail: &[u8]| [up(choice, flags), tail.to_vec()].concat();
+    vec![
+        ("set_up_aead", up(0, 0)),
+        ("set_up_cbc", up(1, 0)),
+        ("set_up_chacha", up(2, 0)),
+        ("set_up_modp", up(3, 0)),
+        ("wrong_secret", up(0, 1)),
+        ("fragments", with(0, 2, &[GO, GO])),
+        ("cookie", with(0, 4, &[GO])),
+        ("both_initiate", with(0, 8, &[GO, GO])),
+        ("udp", up(0, 16)),
+        ("pfs", with(4, 0, &[9, 4, GO, 9, 5, GO])),
+        // Commands: (what << 1) | side.
+        ("rekey_ike", with(0, 0, &[9, 2, GO, GO, 9, 3, GO, GO])),
+        ("rekeyed_and_altered", with(0, 0, &[9, 2, GO, GO, 9, 12, 12, 1, 0, 0, 2, 0, 1, 3, GO])),
+        ("rekey_child", with(0, 0, &[9, 4, GO, GO, 9, 5, GO, GO])),
+        ("rekey_both", with(4, 0, &[9, 2, 9, 3, GO, GO, 9, 4, 9, 5, GO, GO])),
+        ("terminate", with(0, 0, &[9, 8, GO])),
+        ("terminate_child", with(0, 0, &[9, 10, GO, 9, 75, GO])),
+        ("forget", with(0, 0, &[9, 14, GO])),
+        ("liveness", with(0, 0, &[9, 12, GO, 8, 16, GO, 8, 17, GO])),
+        ("time", with(0, 0, &[8, 22, GO, GO, 8, 22, GO, GO, 8, 23, GO, GO])),
+        ("failures", vec![0, 0, 0, 10, 1, GO, GO, GO, 10, 2, 9, 2, GO, GO]),
+        ("lossy", vec![0, 0, 5, 8, 12, GO, 5, 8, 13, 6, 7, GO, 8, 14, GO, GO]),
+        ("altered", vec![0, 0, 1, 12, 2, 0, 9, 1, 0, 20, 2, 0, 33, 3, GO, GO]),
+        ("withheld", vec![0, 0, 1, 15, 1, 0, 1, 0, 2, GO, 8, 15, GO, GO]),
+        ("replaced", vec![0, 0, 1, 14, 41, 8, 0, 0, 0, 8, 0, 0, 0, 14, GO, GO]),
+        ("injected_request", with(0, 0, &[18, 0x24, 2, 5, 18, 0x25, 2, 6, 19, 0x34, 2, 8, GO])),
+        ("injected_clear", with(0, 0, &[18, 0x34, 2, 0x48, 18, 0x14, 2, 0x44, GO])),
+        ("injected_raw", with(0, 0, &[18, 0x24, 2, 0x80, 42, 8, 0, 0, 0, 8, 3, 4, 0, 1, GO])),
+    ]
+}
+
 /// Configuration texts, right and wrong.
 pub(crate) fn config_texts() -> Vec<(&'static str, Vec<u8>)> {
     let tunnel = r#"

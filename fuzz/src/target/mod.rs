@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod esp_open;
+pub mod ike_keyed;
 pub mod ike_message;

@@ -1,4 +1,16 @@
 //! A whole gateway as one pure machine: no socket, no clock, no file.
+//!
+//! ```text
+//!   Command --> waiting, reload ---> tunnels (attempt, lifecycle) --Initiate, Terminate--> ike
+//!   Datagram, Completion ----------------------------------------------------------------> |
+//!   Wake ------> installer <--Install, Activate, Remove--------------------------------- <-'
+//!                    |  batches                      events --> lifecycle --> event log, status
+//!                    '--> hw_offload::Backend --notices--> installer --SoftExpired, ...--> ike
+//! ```
+//!
+//! [`Gateway`] is driven by [`Gateway::handle`]; what it asks for comes out of
+//! [`Gateway::poll_output`]. Time is a parameter and randomness is injected ([`Randomness`]), so
+//! that two of them run in a simulated world from one seed.
 
 mod attempt;
 mod backoff;

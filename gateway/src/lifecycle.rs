@@ -14,7 +14,7 @@ use crate::{
     gateway::Gateway,
     read_model::LastError,
     spec::TunnelMode,
-    tunnel::{Peer, Phase, Will},
+    tunnel::{Child, Peer, Phase, Will},
 };
 
 /// A tunnel whose last IKE SA went is called again after at most this long.
@@ -66,12 +66,13 @@ impl Gateway {
                 self.resolve(tunnel);
             }
             Event::ChildDown { tunnel, child, pair, reason } => {
-                if reason.code != FailureCode::DeletedByOperator
-                    && self.tunnels.get(&tunnel).is_some_and(|t| t.will != Will::Held)
-                {
+                self.child_gone(now, tunnel, child, pair);
+                let missing = self.tunnels.get(&tunnel).is_some_and(|tunnel| {
+                    tunnel.will != Will::Held && tunnel.child(child).is_some_and(Child::is_missing)
+                });
+                if missing && reason.code != FailureCode::DeletedByOperator {
                     self.remember(now, tunnel, &reason);
                 }
-                self.child_gone(now, tunnel, child, pair);
             }
             Event::Failed { tunnel: Some(tunnel), child, failure, .. } => {
                 if failure.code != FailureCode::DeletedByOperator {

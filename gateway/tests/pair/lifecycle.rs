@@ -5,6 +5,7 @@ use gateway::{
     read_model::TunnelState,
     spec::{ConnectionSpec, RemoteAddress},
 };
+use hw_offload::Notice;
 
 use crate::world::{A, B, World, ip, psk, spec};
 
@@ -119,6 +120,36 @@ fn a_backend_that_refuses_is_named_and_tried_again() {
     world.sides[A].backend.state().refuse_installs = false;
     world.run(200);
     world.expect_up();
+}
+
+#[test]
+fn a_packet_that_needs_a_tunnel_ends_a_pause_but_not_a_back_off() {
+    let mut world = World::up(1);
+    let child = *world.sides[A].backend.state().active.keys().next().unwrap();
+    let acquire = || Notice::Acquire {
+        child,
+        source: (ip("10.1.0.1"), 1),
+        destination: (ip("10.2.0.1"), 1),
+        protocol: 17,
+    };
+    // The peer deletes; A would call again within a second.
+    world.start(B, Command::Down(crate::world::target("peer")));
+    while !world.sides[A].backend.state().sas.is_empty() {
+        world.step();
+    }
+    assert_eq!(world.tunnel(A).state, TunnelState::Connecting);
+    world.sides[A].backend.state().notices.push_back(acquire());
+    world.step();
+    assert_eq!(world.tunnel(A).next_attempt, None, "it is being called");
+    // B refuses: from then on the back-off holds.
+    world.run(100);
+    let before = world.events(A).iter().filter(|(kind, _)| *kind == "failed").count();
+    for _ in 0..50 {
+        world.sides[A].backend.state().notices.push_back(acquire());
+        world.run(1);
+    }
+    let after = world.events(A).iter().filter(|(kind, _)| *kind == "failed").count();
+    assert!(after <= before + 3, "{before} then {after}");
 }
 
 #[test]

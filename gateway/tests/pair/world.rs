@@ -201,7 +201,10 @@ impl World {
 
     /// Lets `seconds` pass.
     pub(crate) fn run(&mut self, seconds: u64) {
-        let end = self.now + Duration::from_secs(seconds);
+        self.run_until(self.now + Duration::from_secs(seconds));
+    }
+
+    fn run_until(&mut self, end: Instant) {
         for side in [A, B] {
             self.input(side, Input::Wake);
         }
@@ -223,6 +226,11 @@ impl World {
             }
         }
         self.now = end;
+    }
+
+    /// Wakes both sides, and lets ten milliseconds pass.
+    pub(crate) fn step(&mut self) {
+        self.run_until(self.now + Duration::from_millis(10));
     }
 
     fn input(&mut self, side: usize, input: Input<'_>) {

@@ -283,3 +283,40 @@ fn shared_key_authentication_accepts_only_the_right_octets() {
     assert_eq!(verify_psk(&psk, &keys.pi, &octets, &method), Err(NotAuthenticated));
     assert_eq!(format!("{auth:?} {keys:?}").matches("SecretBytes(<").count(), 4);
 }
+
+/// strongSwan and libreswan: algorithms that were negotiated and could not be built.
+#[test]
+fn cve_2018_10811_what_can_be_chosen_can_be_built() {
+    let mut random = Counter(3);
+    let mut built = 0;
+    for proposal in crate::negotiate::default_ike_proposals() {
+        let macs: Vec<Option<IntegrityAlgorithm>> = if proposal.integrity.is_empty() {
+            alloc::vec![None]
+        } else {
+            proposal.integrity.iter().copied().map(Some).collect()
+        };
+        for cipher in &proposal.ciphers {
+            for mac in &macs {
+                let suite = EspSuite::new(*cipher, *mac).unwrap();
+                for prf in &proposal.prfs {
+                    let suite = IkeSuite { suite, prf: *prf, group: KeGroup::Ecp256 };
+                    let shared = SecretBytes::new(alloc::vec![1; 32]);
+                    let keys = Skeyseed::initial(*prf, &[1; 16], &[2; 256], &shared)
+                        .derive(suite, &[1; 16], &[2; 256], IkeSpi(1), IkeSpi(2))
+                        .unwrap();
+                    let engines = Engines::portable();
+                    let sealer =
+                        Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut random);
+                    let opener = Opener::new(&engines, suite.suite, &keys.responder);
+                    assert!(sealer.is_ok() && opener.is_ok(), "{suite}");
+                    assert!(keys.d.child_keys(suite.suite, None, &[1; 16], &[2; 16]).is_ok());
+                    built += 1;
+                }
+            }
+        }
+        for group in &proposal.groups {
+            assert!(crypto::ke::generate(*group, &mut random).is_ok(), "{group}");
+        }
+    }
+    assert_eq!(built, 3 * 3 + 2 * 3 * 3);
+}

@@ -250,6 +250,28 @@ fn cve_2014_9221_every_group_with_data_of_every_length() {
     }
 }
 
+/// strongSwan: identities that crash whoever looks at them, DNs of unequal and empty length.
+#[test]
+fn cve_2013_5018_identities_of_every_type_and_length() {
+    for id_type in 0..=255u8 {
+        for length in [0usize, 1, 3, 4, 5, 15, 16, 17, 255, 3000] {
+            for fill in [0u8, b'a', 0x30, 0xff] {
+                let mut body = vec![id_type, 0, 0, 0];
+                body.resize(4 + length, fill);
+                let datagram = raw(PayloadType::ID_I.0, 0, &body);
+                let message = Message::parse(&datagram).unwrap();
+                let payload = message.clear.require_id_i().unwrap();
+                assert_eq!(payload.rest_of_payload(), body);
+                let Ok(identity) = payload.identity() else { continue };
+                assert!(length > 0 && matches!(id_type, 1 | 2 | 3 | 5 | 9 | 10 | 11));
+                assert_eq!(Identification::new(&identity).rest_of_payload(), body);
+                assert!(identity.same(&identity) && !format!("{identity}").is_empty());
+                assert!(!identity.same(&Identity::Dn(vec![fill; length + 1])));
+            }
+        }
+    }
+}
+
 /// libreswan: malformed TS payloads.
 #[test]
 fn cve_2023_23009_traffic_selector_counts_and_lengths() {

@@ -1,8 +1,10 @@
 //! Captures of outer interfaces, and the search for what must never be seen there.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::command::Dialogue;
@@ -14,7 +16,8 @@ use crate::wait;
 /// A running capture of one interface.
 #[derive(Debug)]
 pub struct Capture {
-    title: String,
+    namespace: String,
+    interface: String,
     file: PathBuf,
     tcpdump: Dialogue,
 }
@@ -31,7 +34,6 @@ pub struct Captured {
 impl Capture {
     /// Starts capturing whole packets, in both directions, and returns once it does.
     pub fn start(namespace: &Namespace, interface: &str, file: &Path) -> Outcome<Self> {
-        let title = format!("{}/{interface}", namespace.name());
         let path = file.display().to_string();
         let argv = namespace.inside(&[
             "tcpdump",
@@ -52,22 +54,38 @@ impl Capture {
         crate::command::require("tcpdump")?;
         let tcpdump = Dialogue::start("tcpdump", &argv, true)?;
         tcpdump.hear_about("listening on", Duration::from_secs(10))?;
-        Ok(Self { title, file: file.to_owned(), tcpdump })
+        Ok(Self {
+            namespace: namespace.name().to_owned(),
+            interface: interface.to_owned(),
+            file: file.to_owned(),
+            tcpdump,
+        })
     }
 
-    /// Reads what was captured so far, without ending the capture.
+    /// Reads what was captured so far, without ending the capture: everything that crossed the
+    /// interface before this call.
     pub fn so_far(&self) -> Outcome<Captured> {
-        // tcpdump writes each packet as it arrives; a file that has stopped growing is complete.
-        let mut size = u64::MAX;
-        wait::until("the capture to settle", Duration::from_secs(5), || {
-            let now = fs::metadata(&self.file).map_or(0, |meta| meta.len());
-            let settled = now == size;
-            size = now;
-            if settled { Ok(()) } else { Err(format!("{now} octets, growing")) }
-        })
-        .or_else(|failure| if size > 24 { Ok(()) } else { Err(failure) })?;
-        let packets = read_pcap(&fs::read(&self.file)?)?;
-        Ok(Captured { title: self.title.clone(), packets })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mark = format!("capture mark {:016x}.", NEXT.fetch_add(1, Ordering::Relaxed));
+        let tool = crate::postern::beside_the_tests("pt-mark")?.display().to_string();
+        let argv = ["ip", "netns", "exec", &self.namespace, &tool, &self.interface, &mark];
+        crate::command::must(&argv)?;
+        // tcpdump writes each packet as it arrives, in order.
+        let mut file = File::open(&self.file)?;
+        let mut bytes = Vec::new();
+        wait::until("the capture to catch up", Duration::from_secs(20), || {
+            let before = bytes.len().saturating_sub(mark.len());
+            file.read_to_end(&mut bytes).map_err(Failure::from)?;
+            match find(bytes.get(before..).unwrap_or_default(), mark.as_bytes()) {
+                Some(_) => Ok(()),
+                None => Err(Failure::new(format!("{} octets", bytes.len()))),
+            }
+        })?;
+        Ok(Captured { title: self.title(), packets: read_pcap(&bytes)? })
+    }
+
+    fn title(&self) -> String {
+        format!("{}/{}", self.namespace, self.interface)
     }
 
     /// Ends the capture; fails when the kernel could not hand over every packet.
@@ -78,13 +96,11 @@ impl Capture {
         if !whole {
             return Err(Failure::new(format!(
                 "the capture of {} is not complete: {}",
-                self.title,
+                captured.title,
                 said.join("; ")
             )));
         }
-        // What arrived between the look and the signal counts too.
-        let packets = read_pcap(&fs::read(&self.file)?)?;
-        Ok(Captured { packets, ..captured })
+        Ok(captured)
     }
 }
 
@@ -101,6 +117,12 @@ impl Captured {
     /// How many packets of one kind.
     pub fn count(&self, kind: Kind) -> usize {
         self.packets.iter().filter(|packet| packet.kind == kind).count()
+    }
+
+    /// How many octets in packets of one kind.
+    pub fn octets(&self, kind: Kind) -> usize {
+        let of_kind = self.packets.iter().filter(|packet| packet.kind == kind);
+        of_kind.map(|packet| packet.bytes.len()).sum()
     }
 
     /// The packets that carry these octets in clear.

@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::failure::{Failure, Outcome};
 
+/// The UDP port of the packets by which `pt-mark` marks a capture.
+pub const MARK_PORT: u16 = 9;
+
 /// What kind of packet crossed an outer interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -131,6 +134,7 @@ fn ipv6(packet: &[u8]) -> Seen {
         // Neighbour and router discovery, and multicast listener reports behind hop-by-hop options.
         (58, Some(130..=137 | 143)) => Kind::Link,
         (0, _) if to_group => Kind::Link,
+        (17, _) if to_group && short(rest, 2) == MARK_PORT => Kind::Link,
         _ => transport(protocol, rest),
     };
     (ends, protocol, kind)

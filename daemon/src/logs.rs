@@ -4,11 +4,15 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+/// What others log about carrying management's requests; `POSTERN_LOG` may name them to hear it.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,netlink_proto=warn";
+
 /// Starts logging, and has panics logged too.
 pub(crate) fn start() {
     let wanted = std::env::var("POSTERN_LOG").unwrap_or_default();
     let wanted = if wanted.trim().is_empty() { "info" } else { wanted.trim() };
-    let (filter, refused) = match EnvFilter::try_new(wanted) {
+    let quieted = format!("{QUIET},{wanted}");
+    let (filter, refused) = match EnvFilter::try_new(quieted) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };

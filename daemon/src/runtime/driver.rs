@@ -21,7 +21,7 @@ use std::{
 use crypto::random::OsRandom;
 use gateway::{
     Gateway,
-    command::{CommandId, Outcome},
+    command::{Command, CommandId, Outcome},
     input::Input,
     output::Output,
 };
@@ -111,6 +111,8 @@ pub fn spawn(
         events: VecDeque::with_capacity(EVENTS),
         tell: inbox.events,
         internal_errors: 0,
+        applied: false,
+        first_apply: None,
     };
     thread::Builder::new().name("ike".into()).spawn(move || {
         runtime.block_on(driver.run(inbox.asks, completed, wire));
@@ -130,6 +132,10 @@ struct Driver {
     events: VecDeque<TimedEvent>,
     tell: tokio::sync::broadcast::Sender<TimedEvent>,
     internal_errors: u64,
+    /// Whether there is a configuration: until then datagrams wait, because every peer would be
+    /// refused as a stranger.
+    applied: bool,
+    first_apply: Option<CommandId>,
 }
 
 impl Driver {
@@ -154,7 +160,7 @@ impl Driver {
                 }
                 () = wire.wake.notified() => self.handle(Input::Wake),
                 () = tokio::time::sleep_until(deadline) => self.handle(Input::Wake),
-                datagram = wire.datagrams.recv(), if wire_open => match datagram {
+                datagram = wire.datagrams.recv(), if wire_open && self.applied => match datagram {
                     Some(datagram) => self.take(&datagram, &mut wire.datagrams),
                     None => wire_open = false,
                 },
@@ -195,6 +201,9 @@ impl Driver {
                 let id = CommandId(self.next_command);
                 self.commands.retain(|_, reply| !reply.is_closed());
                 self.commands.insert(id, reply);
+                if matches!(command, Command::Apply { .. }) {
+                    self.first_apply.get_or_insert(id);
+                }
                 self.handle(Input::Command { id, command });
             }
         }
@@ -238,6 +247,7 @@ impl Driver {
                 requests::start(ticket, kind, &self.workers, &self.completions);
             }
             Output::Outcome { id, outcome } => {
+                self.applied |= self.first_apply == Some(id);
                 if let Some(reply) = self.commands.remove(&id) {
                     let _ = reply.send(outcome);
                 }

@@ -187,13 +187,14 @@ impl Engine {
     fn start(config: &InlineConfig) -> Result<Self, StartError> {
         let clock = Clock::start();
         let random = OsRandom::new().map_err(|_| StartError::Random)?;
+        let engines = Engines::calibrated(&mut || clock.now().as_nanos());
         let live = Arc::new(LiveTable::new());
         let (wire, driver_side) = driver::wire_channel();
         let backend = InlineBackend::start(
             fastpath::InlineConfig {
                 steering: steering(config),
                 workers: config.workers.map(usize::from),
-                engines: Engines::calibrated(&mut || clock.now().as_nanos()),
+                engines: engines.clone(),
                 ..fastpath::InlineConfig::default()
             },
             Arc::clone(&live),
@@ -203,10 +204,11 @@ impl Engine {
         let inline = backend.handle();
         let randomness =
             Randomness { ike: Box::new(random), spis: Box::new(random), jitter: Box::new(random) };
+        let gateway = GatewayConfig { engines, ..GatewayConfig::default() };
         let mut places = Registry::new(vec![Box::new(backend)]);
         let wake = Arc::clone(&wire.wake);
         places.set_waker(Arc::new(move || wake.notify_one()));
-        let gateway = Gateway::new(GatewayConfig::default(), Box::new(places), live, randomness);
+        let gateway = Gateway::new(gateway, Box::new(places), live, randomness);
         let (handle, inbox) = handle::channel();
         let transmit = transmit(&inline);
         let thread = driver::spawn(gateway, clock, random, inbox, driver_side, transmit)

@@ -1,0 +1,213 @@
+//! The drive loop with a whole gateway in it and a data plane that misbehaves.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail them")]
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crypto::random::OsRandom;
+use daemon::{
+    config::{self, Context, NoFiles},
+    runtime::{
+        clock::Clock,
+        driver::{self, Datagram, WireSide},
+        handle::{self, Handle},
+    },
+};
+use gateway::{
+    Gateway, GatewayConfig, Randomness,
+    command::{Command, Outcome, Target},
+    spec::{ConnectionSpec, Origin},
+};
+use hw_offload::{Backend, Busy, Capabilities, Notice, Operation, Ticket, Waker};
+use ike::config::Endpoints;
+use sa_store::{Instant, live::LiveTable};
+
+/// Takes everything and holds nothing; panics when told to.
+struct Fragile {
+    panics: Arc<AtomicBool>,
+    notices: VecDeque<Notice>,
+    waker: Option<Waker>,
+}
+
+impl Backend for Fragile {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            path: sa_store::Path::Inline,
+            max_sas: 10,
+            used_sas: 0,
+            suites: Vec::new(),
+            esn: true,
+            udp_encapsulation: true,
+            raw_esp: true,
+            transport_mode: false,
+            max_replay_window: 4096,
+        }
+    }
+
+    fn submit(&mut self, ticket: Ticket, _: Vec<Operation>) -> Result<(), Busy> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "planted");
+        self.notices.push_back(Notice::Done(ticket));
+        if let Some(waker) = &self.waker {
+            waker();
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, _: Instant) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn set_waker(&mut self, waker: Waker) {
+        self.waker = Some(waker);
+    }
+}
+
+struct World {
+    handle: Handle,
+    wire: WireSide,
+    panics: Arc<AtomicBool>,
+    sent: mpsc::Receiver<(Endpoints, Vec<u8>)>,
+    thread: JoinHandle<()>,
+}
+
+fn start() -> World {
+    let random = OsRandom::new().unwrap();
+    let (wire, driver_side) = driver::wire_channel();
+    let panics = Arc::new(AtomicBool::new(false));
+    let wake = Arc::clone(&wire.wake);
+    let mut backend =
+        Fragile { panics: Arc::clone(&panics), notices: VecDeque::new(), waker: None };
+    backend.set_waker(Arc::new(move || wake.notify_one()));
+    let gateway = Gateway::new(
+        GatewayConfig::default(),
+        Box::new(backend),
+        Arc::new(LiveTable::new()),
+        Randomness { ike: Box::new(random), spis: Box::new(random), jitter: Box::new(random) },
+    );
+    let (handle, inbox) = handle::channel();
+    let (send, sent) = mpsc::channel();
+    let transmit = Box::new(move |path: Endpoints, payload: &[u8], _keepalive: bool| {
+        let _ = send.send((path, payload.to_vec()));
+    });
+    let thread =
+        driver::spawn(gateway, Clock::start(), random, inbox, driver_side, transmit).unwrap();
+    World { handle, wire, panics, sent, thread }
+}
+
+fn tunnels(names: &[&str]) -> Vec<ConnectionSpec> {
+    let text: String = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            format!(
+                "[tunnels.{name}]\nlocal = {{ address = \"127.0.0.1\" }}\n\
+                 remote = {{ address = \"192.0.2.{}\" }}\nauth = {{ psk = \"x\" }}\n\
+                 [tunnels.{name}.children.net]\nlocal = [\"10.1.0.0/16\"]\n\
+                 remote = [\"10.{}.0.0/16\"]\n",
+                index + 2,
+                index + 2
+            )
+        })
+        .collect();
+    let context = Context { file: "x", folder: Path::new("/"), exposed: None, secrets: &NoFiles };
+    config::parse(&text, &context).unwrap().connections
+}
+
+fn apply(names: &[&str]) -> Command {
+    Command::Apply { origin: Origin::File, connections: tunnels(names) }
+}
+
+#[tokio::test]
+async fn an_always_on_tunnel_calls_its_peer() {
+    let world = start();
+    assert!(matches!(world.handle.act(apply(&["a"])).await, Ok(Outcome::Done(_))));
+    let first = tokio::task::spawn_blocking(move || {
+        world.sent.recv_timeout(Duration::from_secs(20)).unwrap()
+    });
+    let (path, payload) = first.await.unwrap();
+    assert_eq!(path.remote, "192.0.2.2:500".parse::<SocketAddr>().unwrap());
+    // IKE_SA_INIT, initiator, version 2.0 (RFC 7296 §3.1).
+    assert_eq!(payload.get(17..20), Some(&[0x20, 34, 0x08][..]));
+}
+
+#[tokio::test]
+async fn a_panic_is_counted_and_everything_else_goes_on() {
+    let world = start();
+    world.panics.store(true, Ordering::SeqCst);
+    // What panics gets no outcome, but the driver lives.
+    let lost =
+        tokio::time::timeout(Duration::from_millis(500), world.handle.act(apply(&["a"]))).await;
+    assert!(lost.is_err(), "{lost:?}");
+    assert_eq!(world.handle.status().await.unwrap().internal_errors, 1);
+    let target = Target { tunnel: "nowhere".into(), child: None };
+    let answer = world.handle.act(Command::Up(target)).await.unwrap();
+    assert!(matches!(answer, Outcome::Failed { code, .. } if code == "unknown-tunnel"));
+    drop(world.handle);
+    world.thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn floods_of_nonsense_do_not_keep_management_waiting() {
+    let world = start();
+    assert!(matches!(world.handle.act(apply(&["a"])).await, Ok(Outcome::Done(_))));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (flooding, wire) = (Arc::clone(&stop), world.wire.clone());
+    let flood = std::thread::spawn(move || {
+        let path = Endpoints {
+            local: "127.0.0.1:500".parse().unwrap(),
+            remote: "192.0.2.77:500".parse().unwrap(),
+        };
+        let mut taken = 0u64;
+        while !flooding.load(Ordering::Relaxed) {
+            let payload = vec![u8::try_from(taken & 0xff).unwrap_or(0); 60];
+            taken += u64::from(wire.datagrams.try_send(Datagram { path, payload }).is_ok());
+        }
+        taken
+    });
+    for _ in 0..50 {
+        let asked = tokio::time::timeout(Duration::from_secs(2), world.handle.status()).await;
+        assert_eq!(asked.unwrap().unwrap().internal_errors, 0);
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 0);
+    let status = world.handle.status().await.unwrap().status;
+    assert!(status.ike_dropped.iter().any(|(_, count)| *count > 0), "{:?}", status.ike_dropped);
+}
+
+#[tokio::test]
+async fn datagrams_wait_for_the_configuration() {
+    let world = start();
+    let path = Endpoints {
+        local: "127.0.0.1:500".parse().unwrap(),
+        remote: "192.0.2.2:500".parse().unwrap(),
+    };
+    world.wire.datagrams.try_send(Datagram { path, payload: vec![0; 40] }).unwrap();
+    let before = world.handle.status().await.unwrap().status;
+    assert!(before.ike_dropped.iter().all(|(_, count)| *count == 0), "it was looked at");
+    assert!(matches!(world.handle.act(apply(&["a"])).await, Ok(Outcome::Done(_))));
+    let counted = async {
+        loop {
+            let status = world.handle.status().await.unwrap().status;
+            if status.ike_dropped.iter().any(|(_, count)| *count > 0) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
+}

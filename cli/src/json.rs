@@ -82,6 +82,7 @@ struct Child<'a> {
     rekey_in_s: Option<u64>,
     expires_in_s: Option<u64>,
     draining: Vec<Draining<'a>>,
+    passed_over: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -225,6 +226,7 @@ impl<'a> From<&'a proto::Child> for Child<'a> {
                 .iter()
                 .map(|pair| Draining { id: pair.id, spi_in: &pair.spi_in, spi_out: &pair.spi_out })
                 .collect(),
+            passed_over: &child.passed_over,
         }
     }
 }

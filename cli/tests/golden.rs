@@ -63,6 +63,7 @@ fn child() -> Child {
         rekey_in_s: Some(3265),
         expires_in_s: Some(3960),
         draining: Vec::new(),
+        passed_over: Vec::new(),
     }
 }
 
@@ -113,7 +114,7 @@ fn json_is_the_documented_document() {
         "packets_in":0,"bytes_out":0,"packets_out":0,
         "dropped":{"replay":0,"auth":0,"policy":0,"malformed":0,"expired":0},
         "installed_s":12,"rekey_in_s":3265,"expires_in_s":3960,
-        "draining":[]}],"last_error":null,
+        "draining":[],"passed_over":[]}],"last_error":null,
         "held":false,"next_attempt_in_s":null}],
         "no_sa":0,"ike_dropped":{},"internal_errors":0}"#;
     let documented: String = documented.lines().map(str::trim).collect();

@@ -162,6 +162,7 @@ fn snapshot() -> Snapshot {
             rekey_at: Some(seconds(160)),
             expires_at: None,
             draining: Vec::new(),
+            passed_over: Vec::new(),
         }],
         last_error: Some(LastError {
             code: "peer-unreachable".into(),

@@ -167,6 +167,7 @@ async fn floods_of_nonsense_do_not_keep_management_waiting() {
     assert!(matches!(world.handle.act(apply(&["a"])).await, Ok(Outcome::Done(_))));
     let stop = Arc::new(AtomicBool::new(false));
     let (flooding, wire) = (Arc::clone(&stop), world.wire.clone());
+    let (flows, flowing) = mpsc::channel();
     let flood = std::thread::spawn(move || {
         let path = Endpoints {
             local: "127.0.0.1:500".parse().unwrap(),
@@ -176,15 +177,19 @@ async fn floods_of_nonsense_do_not_keep_management_waiting() {
         while !flooding.load(Ordering::Relaxed) {
             let payload = vec![u8::try_from(taken & 0xff).unwrap_or(0); 60];
             taken += u64::from(wire.datagrams.try_send(Datagram { path, payload }).is_ok());
+            if taken == 5000 {
+                let _ = flows.send(());
+            }
         }
         taken
     });
+    tokio::task::spawn_blocking(move || flowing.recv()).await.unwrap().unwrap();
     for _ in 0..50 {
         let asked = tokio::time::timeout(Duration::from_secs(2), world.handle.status()).await;
         assert_eq!(asked.unwrap().unwrap().internal_errors, 0);
     }
     stop.store(true, Ordering::Relaxed);
-    assert!(flood.join().unwrap() > 0);
+    assert!(flood.join().unwrap() >= 5000);
     let status = world.handle.status().await.unwrap().status;
     assert!(status.ike_dropped.iter().any(|(_, count)| *count > 0), "{:?}", status.ike_dropped);
 }

@@ -127,6 +127,7 @@ fn child(child: ChildStatus, now: Instant) -> proto::Child {
                 spi_out: pair.spi_out,
             })
             .collect(),
+        passed_over: child.passed_over,
     }
 }
 

@@ -120,9 +120,11 @@ impl Gateway {
             // The configuration changed while the peer authenticated.
             let reason = format!("{} is not this tunnel's peer any more", peer.identity);
             self.tell_ike(now, Command::Abandon { ike, reason });
+            self.attempt_failed(now, id);
             return;
         }
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        self.policies.stale |= !tunnel.peers().contains(&peer.remote.ip());
         tunnel.ike_sas.insert(ike, peer);
         if tunnel.will == Will::Held {
             // It was on its way when the tunnel was taken down.
@@ -141,14 +143,13 @@ impl Gateway {
         for child in &mut tunnel.children {
             child.retry = (calls && child.is_missing()).then_some(at);
         }
-        self.policies.stale = true;
         self.resolve(id);
     }
 
     fn ike_down(&mut self, now: Instant, id: TunnelId, ike: ike::view::IkeSaId, reason: &Failure) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
-        self.policies.stale = true;
-        tunnel.ike_sas.remove(&ike);
+        let Some(peer) = tunnel.ike_sas.remove(&ike) else { return };
+        self.policies.stale |= !tunnel.peers().contains(&peer.remote.ip());
         if !tunnel.ike_sas.is_empty() {
             // One that came up meanwhile stays when those that had to go are gone.
             if let Phase::Deleting(deletion) = &tunnel.phase

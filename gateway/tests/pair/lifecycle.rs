@@ -166,6 +166,41 @@ fn removals_are_repeated_until_the_sa_is_really_gone() {
 }
 
 #[test]
+fn what_a_device_loses_or_stops_is_replaced() {
+    let mut world = World::up(1);
+    for round in 0..2 {
+        let before = world.child(A, "net0").id;
+        {
+            let mut state = world.sides[A].backend.state();
+            let sa = *state.active.values().next().unwrap();
+            let reason = "the device was reset".to_owned();
+            state.notices.push_back(if round == 0 {
+                Notice::Lost { sa, next_sequence: None, reason }
+            } else {
+                Notice::HardExpired { sa, reason }
+            });
+        }
+        world.run(60);
+        assert_ne!(world.child(A, "net0").id, before);
+        world.expect_up();
+        assert_eq!(world.sides[A].backend.state().sas.len(), 2);
+    }
+    assert!(world.events(A).contains(&("failed", Some("expired".into()))));
+}
+
+#[test]
+fn a_soft_limit_rekeys_in_time() {
+    let mut world = World::up(1);
+    let before = world.child(A, "net0").id;
+    let sa = *world.sides[A].backend.state().active.values().next().unwrap();
+    world.sides[A].backend.state().notices.push_back(Notice::SoftExpired(sa));
+    world.run(60);
+    assert_ne!(world.child(A, "net0").id, before);
+    world.expect_up();
+    assert!(!world.events(A).iter().any(|(kind, _)| *kind == "failed"));
+}
+
+#[test]
 fn counters_go_on_across_rekeys_of_both_kinds() {
     let mut world = World::up(1);
     let mut last = 0;

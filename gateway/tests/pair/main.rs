@@ -5,4 +5,5 @@ mod backend;
 mod lifecycle;
 mod operators;
 mod reload;
+mod scale;
 mod world;

@@ -95,7 +95,7 @@ impl Endpoint {
     /// Every IKE SA, oldest first.
     #[must_use]
     pub fn ike_sas(&self) -> Vec<IkeSaView> {
-        self.sas.iter().map(|(id, sa)| sa.view(*id, &self.shared)).collect()
+        self.sas.iter().filter_map(|(id, sa)| sa.view(*id, &self.shared)).collect()
     }
 
     /// Datagrams that changed nothing, by reason.

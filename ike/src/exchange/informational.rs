@@ -101,15 +101,15 @@ pub(crate) fn on_request(
     path: Endpoints,
     payloads: &Payloads<'_>,
 ) -> Step {
-    if payloads.deletes().any(|delete| delete.protocol == ProtocolId::IKE) {
-        sa.respond(shared, EXCHANGE, &[], path)?;
-        return Err(deleted_by_peer(sa));
-    }
     let fatal = [NotifyType::AUTHENTICATION_FAILED, NotifyType::INVALID_SYNTAX];
     if let Some(notify) = payloads.notifies().find(|notify| fatal.contains(&notify.kind)) {
         // RFC 7296 §2.21.2, §2.21.3: the peer has no such IKE SA any more.
         sa.respond(shared, EXCHANGE, &[], path)?;
         return Err(refusal::failure_of(notify, "after IKE_AUTH"));
+    }
+    if payloads.deletes().any(|delete| delete.protocol == ProtocolId::IKE) {
+        sa.respond(shared, EXCHANGE, &[], path)?;
+        return Err(deleted_by_peer(sa, shared));
     }
     let spis: Vec<EspSpi> = payloads.deletes().flat_map(Delete::esp_spis).collect();
     let own: Vec<EspSpi> =
@@ -119,10 +119,11 @@ pub(crate) fn on_request(
 }
 
 /// Why the IKE SA ends when the peer deletes it.
-fn deleted_by_peer(sa: &Established) -> Failure {
+fn deleted_by_peer(sa: &Established, shared: &Shared) -> Failure {
     // RFC 7296 §2.25.2: we are closing it as well, and forget our own request.
     match &sa.own {
         Some(OwnExchange::Delete(Deleting::Ike(reason))) => reason.clone(),
+        _ if shared.directory.active(sa.peer.tunnel()).any(|(ike, _)| ike != sa.id) => replaced(),
         _ => Failure::new(
             FailureCode::DeletedByPeer,
             format!("{} deleted the IKE SA", sa.channel.path.remote),

@@ -38,14 +38,19 @@ use crate::{
 /// How long a peer may take to delete its redundant pair, in drain times.
 const PATIENCE: u32 = 3;
 
-/// Marks a pair as being rekeyed; `None` if there is nothing to rekey any more.
+/// Marks a pair as being rekeyed; `None` if there is nothing to rekey any more. A pair that the
+/// peer made and does not use yet has to wait: the peer may not even have it.
 pub(crate) fn prepare(
-    sa: &Established,
+    sa: &mut Established,
     shared: &mut Shared,
     pair: PairId,
 ) -> Option<(Box<ChildConfig>, Option<KeGroup>)> {
     let old = shared.children.get(pair).filter(|old| old.phase == Phase::Installed)?;
-    let (child, group) = (old.child, old.group);
+    let (child, group, standby) = (old.child, old.group, old.standby);
+    if standby {
+        sa.retry_soon(shared, Task::RekeyChild(pair), 0);
+        return None;
+    }
     let config = create_child_sa::config_of(sa, shared, child)?;
     shared.children.get_mut(pair)?.phase = Phase::Rekeying;
     Some((Box::new(config), group))

@@ -95,6 +95,10 @@ impl Rekeying {
         }
     }
 
+    pub(crate) const fn is_unsent(&self) -> bool {
+        matches!(self.step, RekeyStep::Key { .. })
+    }
+
     const fn is_sent(&self) -> bool {
         matches!(self.step, RekeyStep::Response { .. } | RekeyStep::Agreement { .. })
     }

@@ -280,7 +280,27 @@ impl Shared {
             }),
             _ => {}
         }
+        self.restore_predecessor(&sa);
         self.take_leave(sa, heir.is_some() && carried);
+    }
+
+    /// A successor goes and there is no other: what it was to replace is in use as before.
+    fn restore_predecessor(&mut self, gone: &ChildSa) {
+        let now = self.now;
+        let Some(old) = gone.replaces else { return };
+        if self.children.live.values().any(|sa| sa.replaces == Some(old)) {
+            return;
+        }
+        if let Some(old) = self.children.get_mut(old)
+            && matches!(old.phase, Phase::Replaced { .. })
+        {
+            old.phase = Phase::Installed;
+            old.rekey_at = if old.rekey_at == Instant::NEVER && old.expires_at != Instant::NEVER {
+                now
+            } else {
+                old.rekey_at
+            };
+        }
     }
 
     fn hand_over(&mut self, old: &ChildSa, heir: &ChildSa) {

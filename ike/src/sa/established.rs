@@ -2,6 +2,7 @@
 //! and answers for its children.
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::time::Duration;
 
 use sa_store::{Identity, IkeSpi, Instant, TunnelId};
 
@@ -110,6 +111,26 @@ pub(crate) struct Established {
     pub(crate) life: Life,
 }
 
+/// How long the answer to the request that ended an IKE SA is repeated.
+const CLOSED: Duration = Duration::from_secs(60);
+
+/// An IKE SA that the peer deleted: it only repeats its last response (RFC 7296 §2.1).
+#[derive(Debug)]
+pub(crate) struct Closed {
+    channel: Channel,
+    pub(crate) until: Instant,
+}
+
+impl Closed {
+    pub(crate) fn on_datagram(&mut self, shared: &mut Shared, path: Endpoints, datagram: &[u8]) {
+        let _ = self.channel.receive(shared, path, datagram);
+    }
+
+    pub(crate) fn end(&self, shared: &mut Shared) {
+        shared.directory.remove_spi(self.channel.spis.own());
+    }
+}
+
 /// `Err` ends the IKE SA at once, without a word to the peer.
 pub(crate) type Step = Result<(), Failure>;
 
@@ -178,22 +199,35 @@ impl Established {
         path: Endpoints,
         datagram: &[u8],
     ) -> Option<IkeSa> {
-        let step = match self.channel.receive(shared, path, datagram) {
-            Received::Nothing => return Some(IkeSa::Established(self)),
+        match self.channel.receive(shared, path, datagram) {
+            Received::Nothing => Some(IkeSa::Established(self)),
             Received::Request(..) if self.answer.is_some() => {
                 shared.counters.window += 1;
-                return Some(IkeSa::Established(self));
+                Some(IkeSa::Established(self))
             }
             Received::Request(exchange, opened) => {
                 self.heard(shared, path);
-                self.on_request(shared, path, exchange, &opened)
+                match self.on_request(shared, path, exchange, &opened) {
+                    Ok(()) => self.carry_on(shared, Ok(())),
+                    // The peer may ask again if our answer was lost.
+                    Err(reason) => Some(self.close(shared, &reason)),
+                }
             }
             Received::Response(exchange, opened) => {
                 self.heard(shared, path);
-                self.on_response(shared, exchange, &opened)
+                let step = self.on_response(shared, exchange, &opened);
+                self.carry_on(shared, step)
             }
-        };
-        self.carry_on(shared, step)
+        }
+    }
+
+    /// The peer's request ended it.
+    fn close(self: Box<Self>, shared: &mut Shared, reason: &Failure) -> IkeSa {
+        let id = self.id;
+        let channel = self.die(shared, reason);
+        let until = shared.now + CLOSED;
+        shared.directory.add_spi(channel.spis.own(), id);
+        IkeSa::Closed(Box::new(Closed { channel, until }))
     }
 
     /// The peer lives, and perhaps elsewhere.
@@ -388,7 +422,7 @@ impl Established {
             return;
         }
         // From now on a failed rekey deletes it.
-        sa.expires_at = now + core::time::Duration::from_secs(30);
+        sa.expires_at = now + Duration::from_secs(30);
         sa.rekey_at = now;
         let (tunnel, child) = (sa.tunnel, sa.child);
         let remote = self.channel.path.remote;
@@ -515,7 +549,25 @@ impl Established {
             && !matches!(self.answer, Some(Answer::RekeyIke(_)))
     }
 
+    /// What was not sent yet does not keep a delete waiting.
+    fn cancel_unsent(&mut self, shared: &mut Shared) {
+        let now = shared.now;
+        let delete = |task: &Task| matches!(task, Task::DeleteIke(_));
+        if self.queue.due(delete) > now || !self.channel.window.is_free() {
+            return;
+        }
+        match &self.own {
+            Some(OwnExchange::Child(create_child_sa::Creating::Key(state))) => {
+                crate::exchange::rekey_child_sa::not_rekeying(shared, &state.plan);
+                self.own = None;
+            }
+            Some(OwnExchange::RekeyIke(state)) if state.is_unsent() => self.own = None,
+            _ => {}
+        }
+    }
+
     fn run_queue(&mut self, shared: &mut Shared) -> Step {
+        self.cancel_unsent(shared);
         while self.may_start() {
             let stage = self.stage;
             let next = self.queue.pop(shared.now, |task| stage.allows(task));
@@ -562,10 +614,10 @@ impl Established {
     }
 
     /// Ends here, with all its children.
-    pub(crate) fn die(mut self: Box<Self>, shared: &mut Shared, reason: &Failure) {
+    pub(crate) fn die(mut self: Box<Self>, shared: &mut Shared, reason: &Failure) -> Channel {
         self.leave(shared);
         if rekey_ike_sa::save_children(&mut self, shared) {
-            return;
+            return self.channel;
         }
         shared.end_pairs_of(self.id, reason);
         if self.stage == Stage::Active {
@@ -576,6 +628,7 @@ impl Established {
             });
         }
         create_child_sa::release(&mut self, shared);
+        self.channel
     }
 
     /// Takes it out of the indexes.

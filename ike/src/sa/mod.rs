@@ -27,7 +27,7 @@ pub(crate) mod nat;
 pub(crate) mod queue;
 pub(crate) mod window;
 
-use established::Established;
+use established::{Closed, Established};
 
 /// An IKE SA in one of its states. Whatever happens consumes the state and gives the next one,
 /// or none when the IKE SA is over.
@@ -41,6 +41,8 @@ pub(crate) enum IkeSa {
     HalfOpen(Box<HalfOpen>),
     /// Both are authenticated.
     Established(Box<Established>),
+    /// Over; our last response is repeated for a while.
+    Closed(Box<Closed>),
 }
 
 /// Something an established IKE SA has to do when its window is free.
@@ -74,6 +76,10 @@ impl IkeSa {
             Self::Authenticating(state) => state.on_datagram(shared, path, datagram),
             Self::HalfOpen(state) => state.on_datagram(shared, path, datagram),
             Self::Established(state) => state.on_datagram(shared, path, datagram),
+            Self::Closed(mut state) => {
+                state.on_datagram(shared, path, datagram);
+                Some(Self::Closed(state))
+            }
         }
     }
 
@@ -87,7 +93,7 @@ impl IkeSa {
             Self::Initiating(state) => state.on_completion(shared, ticket, result),
             Self::HalfOpen(state) => state.on_completion(shared, ticket, result),
             Self::Established(state) => state.on_completion(shared, ticket, result),
-            Self::Authenticating(_) => Some(self),
+            Self::Authenticating(_) | Self::Closed(_) => Some(self),
         }
     }
 
@@ -97,6 +103,11 @@ impl IkeSa {
             Self::Authenticating(state) => state.on_timeout(shared),
             Self::HalfOpen(state) => state.on_timeout(shared),
             Self::Established(state) => state.on_timeout(shared),
+            Self::Closed(state) if state.until > shared.now => Some(Self::Closed(state)),
+            Self::Closed(state) => {
+                state.end(shared);
+                None
+            }
         }
     }
 
@@ -106,7 +117,10 @@ impl IkeSa {
             Self::Initiating(state) => state.fail(shared, reason.clone()),
             Self::Authenticating(state) => state.fail(shared, reason.clone()),
             Self::HalfOpen(state) => state.drop_silently(shared),
-            Self::Established(state) => state.die(shared, reason),
+            Self::Established(state) => {
+                state.die(shared, reason);
+            }
+            Self::Closed(state) => state.end(shared),
         }
     }
 
@@ -117,6 +131,7 @@ impl IkeSa {
             Self::Authenticating(state) => state.due(shared),
             Self::HalfOpen(state) => state.due(shared),
             Self::Established(state) => state.due(shared),
+            Self::Closed(state) => state.until,
         }
     }
 
@@ -124,17 +139,19 @@ impl IkeSa {
         match self {
             Self::Initiating(state) => Some(state.tunnel()),
             Self::Authenticating(state) => Some(state.tunnel()),
-            Self::HalfOpen(_) => None,
+            Self::HalfOpen(_) | Self::Closed(_) => None,
             Self::Established(state) => Some(state.peer.tunnel()),
         }
     }
 
-    pub(crate) fn view(&self, id: IkeSaId, shared: &Shared) -> IkeSaView {
+    /// As status shows it; what is over is not shown.
+    pub(crate) fn view(&self, id: IkeSaId, shared: &Shared) -> Option<IkeSaView> {
         match self {
-            Self::Initiating(state) => state.view(id),
-            Self::Authenticating(state) => state.view(id),
-            Self::HalfOpen(state) => state.view(id),
-            Self::Established(state) => state.view(shared),
+            Self::Initiating(state) => Some(state.view(id)),
+            Self::Authenticating(state) => Some(state.view(id)),
+            Self::HalfOpen(state) => Some(state.view(id)),
+            Self::Established(state) => Some(state.view(shared)),
+            Self::Closed(_) => None,
         }
     }
 }

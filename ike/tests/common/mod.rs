@@ -431,3 +431,21 @@ impl World {
             .collect()
     }
 }
+
+impl World {
+    /// Up, from A, with so many children.
+    #[track_caller]
+    pub fn establish_children(&mut self, children: usize) {
+        self.initiate(A);
+        self.run_s(1);
+        self.assert_up(children);
+    }
+}
+
+impl World {
+    /// There is an IKE SA, whatever its state.
+    #[track_caller]
+    pub fn assert_established_at(&self, node: usize) {
+        assert_eq!(self.nodes[node].endpoint.ike_sas().len(), 1);
+    }
+}

@@ -1,8 +1,19 @@
 //! Every exchange between two endpoints in a small deterministic world.
-
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails loudly")]
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admission;
+mod authentication;
+mod children;
+mod collision;
+mod deletion;
+mod duplicates;
+mod fragmentation;
 mod handshake;
+mod hostile;
+mod liveness;
+mod nat;
+mod negotiation;
+mod rekey;

@@ -1,0 +1,63 @@
+//! Cookies and half-open limits (RFC 7296 §2.6).
+
+use ike::{
+    config::{EndpointConfig, Endpoints},
+    input::Input,
+    wire::{Header, Payload, encode_message},
+};
+
+use crate::common::{A, B, Fate, World, address, ike_proposal};
+
+#[test]
+fn a_cookie_is_asked_for_and_given() {
+    let config = EndpointConfig { cookie_threshold: 0, ..EndpointConfig::default() };
+    let mut world = World::with(1, config, |_, _| {});
+    world.establish();
+    assert_eq!(
+        world.ladder,
+        [
+            "A IKE_SA_INIT 0 ->",
+            "B IKE_SA_INIT 0 <-",
+            "A IKE_SA_INIT 0 ->",
+            "B IKE_SA_INIT 0 <-",
+            "A IKE_AUTH 1 ->",
+            "B IKE_AUTH 1 <-"
+        ]
+    );
+    assert!(world.sent[1].payload.len() <= world.sent[0].payload.len(), "no amplification");
+    assert_eq!(world.nodes[A].requests.iter().filter(|it| it.starts_with("generate")).count(), 1);
+}
+
+#[test]
+fn cookie_and_another_group_together() {
+    let config = EndpointConfig { cookie_threshold: 0, ..EndpointConfig::default() };
+    let mut world = World::with(2, config, |node, it| {
+        let text = if node == A {
+            "aes256gcm16-prfsha256-x25519-ecp256"
+        } else {
+            "aes256gcm16-prfsha256-ecp256"
+        };
+        it.proposals = vec![ike_proposal(text)];
+    });
+    world.establish();
+    let inits = world.ladder.iter().filter(|it| *it == "A IKE_SA_INIT 0 ->").count();
+    assert!((3..=4).contains(&inits), "{:?}", world.ladder);
+}
+
+#[test]
+fn an_endless_supply_of_cookies_is_not_followed() {
+    let mut world = World::new(3);
+    world.filter = Box::new(|sent| if sent.from == B { Fate::Drop } else { Fate::Deliver });
+    world.initiate(A);
+    for round in 0..50_u8 {
+        let request = world.sent.iter().rfind(|it| it.from == A).unwrap().clone();
+        let (header, _) = Header::parse(&request.payload).unwrap();
+        let header = Header { initiator: false, response: true, ..header };
+        let cookie = ike::wire::Notify::with_data(ike::wire::NotifyType::COOKIE, vec![round; 8]);
+        let reply = encode_message(&header, &[Payload::Notify(cookie)]).unwrap();
+        let path = Endpoints { local: address(A), remote: address(B) };
+        world.input(A, Input::Datagram { path, payload: &reply });
+    }
+    let asked = world.sent.iter().filter(|it| it.from == A).count();
+    assert!(asked <= 6, "{asked} requests");
+}

@@ -1,0 +1,122 @@
+//! Deletes, from either side and crossing.
+
+use ike::{config::Endpoints, event::FailureCode, input::Command, view::IkeState};
+
+use crate::common::{A, B, CHILD, Fate, TUNNEL, World, address};
+
+#[test]
+fn a_tunnel_is_taken_down_from_either_side() {
+    for side in [A, B] {
+        let mut world = World::new(1);
+        world.establish();
+        world.ladder.clear();
+        world.command(side, Command::Terminate { tunnel: TUNNEL });
+        assert_eq!(world.nodes[side].endpoint.ike_sas()[0].state, IkeState::Deleting);
+        world.run_s(1);
+        assert_eq!(world.ladder.len(), 2);
+        for node in [A, B] {
+            let code = if node == side {
+                FailureCode::DeletedByOperator
+            } else {
+                FailureCode::DeletedByPeer
+            };
+            assert_eq!(world.ike_down(node), [code]);
+            assert_eq!(world.child_down(node), [code]);
+            assert!(world.nodes[node].endpoint.ike_sas().is_empty());
+        }
+        world.assert_clean();
+        world.run_s(60);
+        assert!(world.nodes.iter().all(|it| it.endpoint.poll_timeout().is_none()));
+        world.establish();
+    }
+}
+
+#[test]
+fn a_child_is_taken_down_and_comes_back() {
+    for side in [A, B] {
+        let mut world = World::new(2);
+        world.establish();
+        world.command(side, Command::TerminateChild { child: CHILD });
+        world.run_s(1);
+        world.assert_up(0);
+        world.assert_clean();
+        world.initiate(1 - side);
+        world.run_s(1);
+        world.assert_up(1);
+    }
+}
+
+#[test]
+fn an_attempt_is_taken_back() {
+    let mut world = World::new(3);
+    world.filter = Box::new(|_| Fate::Drop);
+    world.initiate(A);
+    world.run_s(1);
+    world.command(A, Command::Terminate { tunnel: TUNNEL });
+    assert_eq!(world.failures(A), [FailureCode::DeletedByOperator]);
+    assert!(world.nodes[A].endpoint.ike_sas().is_empty());
+    world.assert_clean();
+}
+
+#[test]
+fn a_forgotten_tunnel_takes_nobody() {
+    let mut world = World::new(4);
+    world.establish();
+    world.command(B, Command::Forget(TUNNEL));
+    world.run_s(1);
+    assert_eq!(world.ike_down(B), [FailureCode::DeletedByOperator]);
+    world.initiate(A);
+    world.run_s(10);
+    assert_eq!(world.failures(A), [FailureCode::NoProposalChosen]);
+    world.initiate(B);
+    assert_eq!(world.failures(B).last(), Some(&FailureCode::NoMatchingTunnel));
+    world.assert_clean();
+}
+
+#[test]
+fn an_abandoned_ike_sa_tells_nobody() {
+    let mut world = World::new(5);
+    world.establish();
+    world.ladder.clear();
+    let ike = world.nodes[A].endpoint.ike_sas()[0].id;
+    world.command(A, Command::Abandon { ike, reason: "192.0.2.1 is gone".to_owned() });
+    world.run_s(1);
+    assert!(world.ladder.is_empty());
+    assert_eq!(world.ike_down(A), [FailureCode::LocalAddressLost]);
+    assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1);
+    // It comes back: the responder lets the old one go because of INITIAL_CONTACT.
+    world.establish();
+    assert_eq!(world.ike_down(B), [FailureCode::Replaced]);
+}
+
+#[test]
+fn deleting_a_dead_peer_ends() {
+    let mut world = World::new(6);
+    world.establish();
+    world.filter = Box::new(|_| Fate::Drop);
+    world.command(A, Command::Terminate { tunnel: TUNNEL });
+    world.run_s(300);
+    assert_eq!(world.ike_down(A), [FailureCode::DeletedByOperator]);
+    assert!(world.nodes[A].pairs.is_empty());
+}
+
+#[test]
+fn commands_for_what_does_not_exist_do_no_harm() {
+    let mut world = World::new(7);
+    let path = Endpoints { local: address(A), remote: address(B) };
+    for _ in 0..2 {
+        world.command(A, Command::Terminate { tunnel: TUNNEL });
+        world.command(A, Command::TerminateChild { child: CHILD });
+        world.command(A, Command::InboundSeen { pair: sa_store::PairId(77) });
+        world.command(A, Command::SoftExpired { sa: sa_store::SaId(77) });
+        let reason = String::new();
+        world.command(A, Command::HardExpired { sa: sa_store::SaId(77), reason });
+        let remote = address(B);
+        world.command(A, Command::MappingChanged { sa: sa_store::SaId(77), remote });
+        world.command(A, Command::CheckLiveness { tunnel: TUNNEL });
+        let tunnel = sa_store::TunnelId(77);
+        world.command(A, Command::Initiate { tunnel, path, children: Vec::new() });
+        world.run_s(1);
+    }
+    assert_eq!(world.failures(A), [FailureCode::NoMatchingTunnel; 2]);
+}

@@ -1,0 +1,95 @@
+//! More IKE SAs with one peer than there should be: restarts and crosswise set-ups.
+
+use std::time::Duration;
+
+use ike::{config::EndpointConfig, event::FailureCode, input::Command};
+
+use crate::common::{A, B, Fate, Node, TUNNEL, World, child, connection};
+
+fn three_children(node: usize, it: &mut ike::config::Connection) {
+    it.children = (1..=3)
+        .map(|number| {
+            let (one, two) = (format!("10.1.{number}.0/24"), format!("10.2.{number}.0/24"));
+            let (local, remote) = if node == A { (one, two) } else { (two, one) };
+            child(number, &local, &remote)
+        })
+        .collect();
+}
+
+#[test]
+fn a_restarted_peer_replaces_what_it_lost() {
+    for restarted in [A, B] {
+        let mut world = World::new(1);
+        world.establish();
+        let fresh = Node::new(restarted, 99, EndpointConfig::default());
+        world.nodes[restarted] = fresh;
+        let again = std::sync::Arc::new(connection(restarted));
+        world.command(restarted, Command::Configure(again));
+        world.run_s(5);
+        world.initiate(restarted);
+        world.run_s(1);
+        world.assert_up(1);
+        assert_eq!(world.ike_down(1 - restarted), [FailureCode::Replaced]);
+        world.run_s(20);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn both_ends_initiate_at_once() {
+    for seed in 0..60 {
+        for (offset, latency) in [(0, 10), (5, 10), (15, 10), (25, 10), (35, 10), (45, 10), (3, 1)]
+        {
+            let mut world = World::with(seed, EndpointConfig::default(), three_children);
+            world.latency = Duration::from_millis(latency);
+            world.initiate(A);
+            world.run_ms(offset);
+            world.initiate(B);
+            world.run_s(10);
+            world.start_traffic();
+            world.run_s(60);
+            world.assert_up(3);
+            world.assert_nothing_lost();
+            world.assert_clean();
+            for node in [A, B] {
+                assert!(world.failures(node).is_empty(), "{}", world.failure_text(node));
+                assert!(world.ike_down(node).iter().all(|it| *it == FailureCode::Replaced));
+            }
+        }
+    }
+}
+
+#[test]
+fn traffic_has_a_way_while_a_duplicate_goes() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        world.initiate(A);
+        world.initiate(B);
+        // Both IKE SAs are up; from the first moment that both ends say so nothing is lost.
+        world.run_ms(50);
+        world.start_traffic();
+        world.run_s(30);
+        world.assert_nothing_lost();
+        world.assert_up(1);
+    }
+}
+
+#[test]
+fn a_second_ike_sa_without_initial_contact_replaces_the_first_one() {
+    let mut world = World::new(5);
+    world.establish();
+    // A is told to forget without telling, but still has another IKE SA with that peer: it does
+    // not claim to be new.
+    let ike = world.nodes[A].endpoint.ike_sas()[0].id;
+    world.filter = Box::new(|_| Fate::Drop);
+    world.command(A, Command::Terminate { tunnel: TUNNEL });
+    world.run_ms(10);
+    world.filter = Box::new(|_| Fate::Deliver);
+    world.initiate(A);
+    world.run_s(60);
+    let views = world.nodes[A].endpoint.ike_sas();
+    assert!(views.iter().all(|it| it.id != ike));
+    world.assert_up(1);
+    world.assert_clean();
+    assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1);
+}

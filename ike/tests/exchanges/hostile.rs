@@ -1,0 +1,201 @@
+//! What strangers and strange peers can do: nothing, or harm to themselves alone.
+
+use ike::{
+    config::Endpoints,
+    event::FailureCode,
+    input::{Command, Completion, CompletionResult, Input},
+    output::Ticket,
+    wire::{ExchangeType, Header},
+};
+use sa_store::IkeSpi;
+
+use crate::common::{A, B, CHILD, Fate, TUNNEL, World, address};
+
+fn dropped(world: &World, node: usize, name: &str) -> u64 {
+    let counters = world.nodes[node].endpoint.dropped();
+    counters.iter().find(|(it, _)| *it == name).unwrap().1
+}
+
+fn to_b() -> Endpoints {
+    Endpoints { local: address(B), remote: address(A) }
+}
+
+#[test]
+fn ikev1_and_noise_are_dropped_without_an_answer() {
+    let mut world = World::new(1);
+    world.establish();
+    let sent = world.sent.len();
+    let mut ikev1 = vec![0; 28];
+    ikev1[..8].copy_from_slice(&[1; 8]);
+    ikev1[17] = 0x10;
+    ikev1[27] = 28;
+    world.input(B, Input::Datagram { path: to_b(), payload: &ikev1 });
+    assert_eq!(dropped(&world, B, "ikev1"), 1);
+    ikev1[17] = 0x30;
+    world.input(B, Input::Datagram { path: to_b(), payload: &ikev1 });
+    assert_eq!(dropped(&world, B, "version"), 1);
+    for length in 0..64 {
+        let noise: Vec<u8> =
+            (0..length).map(|it: u8| it.wrapping_mul(37).wrapping_add(11)).collect();
+        world.input(B, Input::Datagram { path: to_b(), payload: &noise });
+    }
+    assert_eq!(world.sent.len(), sent);
+    world.assert_up(1);
+}
+
+#[test]
+fn an_unknown_spi_is_not_answered() {
+    let mut world = World::new(2);
+    let mut header = Header {
+        spi_i: IkeSpi(1),
+        spi_r: IkeSpi(2),
+        exchange: ExchangeType::INFORMATIONAL,
+        initiator: true,
+        response: false,
+        message_id: 7,
+    };
+    for (initiator, response) in [(false, false), (false, true), (true, false), (true, true)] {
+        header.initiator = initiator;
+        header.response = response;
+        let message = ike::wire::encode_message(&header, &[]).unwrap();
+        world.input(B, Input::Datagram { path: to_b(), payload: &message });
+    }
+    assert_eq!(dropped(&world, B, "unknown-spi"), 4);
+    assert!(world.sent.is_empty());
+}
+
+#[test]
+fn every_flipped_bit_of_a_protected_message_changes_nothing() {
+    let mut world = World::new(3);
+    world.establish();
+    world.filter = Box::new(|_| Fate::Drop);
+    world.command(A, Command::RekeyChild { child: CHILD });
+    let request = world.sent.last().unwrap().payload.clone();
+    let before = world.sent.len();
+    for at in 0..request.len() * 8 {
+        let mut altered = request.clone();
+        altered[at / 8] ^= 1 << (at % 8);
+        world.input(B, Input::Datagram { path: to_b(), payload: &altered });
+    }
+    assert_eq!(world.sent.len(), before, "nothing was answered");
+    assert_eq!(world.nodes[B].pairs.len(), 1);
+    world.filter = Box::new(|_| Fate::Deliver);
+    world.run_s(5);
+    assert_eq!(world.rekeyed(B), 1);
+    world.run_s(20);
+    world.assert_clean();
+}
+
+#[test]
+fn altered_set_ups_do_not_kill_the_real_one() {
+    for which in ["A IKE_SA_INIT 0 ->", "A IKE_AUTH 1 ->"] {
+        let mut world = World::new(4);
+        world.initiate(A);
+        while world.ladder.last().map(String::as_str) != Some(which) {
+            world.run_ms(1);
+        }
+        let request = world.sent.last().unwrap().payload.clone();
+        let later = if which.contains("AUTH") { 28 } else { 8 };
+        for at in later..request.len() {
+            let mut altered = request.clone();
+            altered[at] ^= 0x11;
+            world.input(B, Input::Datagram { path: to_b(), payload: &altered });
+        }
+        world.run_s(5);
+        let views = world.nodes[A].endpoint.ike_sas();
+        // An altered IKE_SA_INIT may win the race for its SPI: then AUTH fails, as it must.
+        if which.contains("AUTH") {
+            assert_eq!(views.len(), 1);
+            world.assert_up(1);
+        }
+    }
+}
+
+#[test]
+fn old_messages_change_nothing_when_they_come_again() {
+    let mut world = World::new(5);
+    world.establish();
+    world.command(A, Command::RekeyChild { child: CHILD });
+    world.run_s(1);
+    world.command(B, Command::RekeyIke { tunnel: TUNNEL });
+    world.run_s(1);
+    let all = world.sent.clone();
+    let (requests, events) = (world.nodes[B].requests.clone(), world.events(B).len());
+    for sent in all.iter().chain(&all) {
+        let to = 1 - sent.from;
+        let path = Endpoints { local: sent.path.remote, remote: sent.path.local };
+        world.input(to, Input::Datagram { path, payload: &sent.payload });
+    }
+    // A replayed IKE_SA_INIT opens a half-open IKE SA at most, which nobody can complete.
+    let new: Vec<_> = world.nodes[B].requests[requests.len()..].iter().collect();
+    assert!(new.iter().all(|it| it.starts_with("generate and agree")), "{new:?}");
+    assert_eq!(world.events(B).len(), events);
+    world.run_s(60);
+    world.assert_up(1);
+    world.assert_clean();
+}
+
+#[test]
+fn our_own_messages_that_come_back_are_dropped() {
+    let mut world = World::new(6);
+    world.initiate(A);
+    let request = world.sent[0].payload.clone();
+    let path = Endpoints { local: address(A), remote: address(B) };
+    world.input(A, Input::Datagram { path, payload: &request });
+    assert_eq!(dropped(&world, A, "unexpected"), 1);
+    world.run_s(1);
+    for sent in world.sent.clone() {
+        let path = Endpoints { local: sent.path.local, remote: sent.path.remote };
+        world.input(sent.from, Input::Datagram { path, payload: &sent.payload });
+    }
+    world.run_s(1);
+    world.assert_up(1);
+}
+
+#[test]
+fn answers_that_nobody_waits_for_are_ignored() {
+    let mut world = World::new(7);
+    world.establish();
+    for ticket in 0..100 {
+        for result in [
+            CompletionResult::Removed,
+            CompletionResult::Installed(Err("late".to_owned())),
+            CompletionResult::Installed(Ok(())),
+            CompletionResult::Activated(Err("late".to_owned())),
+            CompletionResult::KeyGenerated(Err(ike::input::KeFailure::Internal)),
+            CompletionResult::Agreed(Err(ike::input::KeFailure::InvalidPublicValue)),
+        ] {
+            let completion = Completion { ticket: Ticket(ticket), result };
+            world.input(A, Input::Completion(completion));
+        }
+    }
+    world.run_s(1);
+    world.assert_up(1);
+    world.assert_clean();
+}
+
+#[test]
+fn a_failing_key_exchange_ends_the_attempt_alone() {
+    for failing in [A, B] {
+        let mut world = World::new(8);
+        world.nodes[failing].hold = Some(|_| true);
+        world.initiate(A);
+        world.run_s(1);
+        for (ticket, _) in std::mem::take(&mut world.nodes[failing].held) {
+            let result = CompletionResult::Agreed(Err(ike::input::KeFailure::Internal));
+            world.input(failing, Input::Completion(Completion { ticket, result }));
+        }
+        world.nodes[failing].hold = None;
+        world.run_s(200);
+        world.assert_clean();
+        if failing == A {
+            assert_eq!(world.failures(A), [FailureCode::Internal]);
+        }
+        let views = world.nodes[failing].endpoint.ike_sas();
+        if views.is_empty() {
+            world.initiate(A);
+            world.run_s(60);
+        }
+        world.assert_up(1);
+    }
+}

@@ -1,0 +1,147 @@
+//! NAT traversal (RFC 7296 §2.23).
+
+use std::net::SocketAddr;
+
+use ike::{
+    config::{EncapPolicy, EndpointConfig, Endpoints},
+    event::Event,
+    input::Command,
+};
+use sa_store::Encapsulation;
+
+use crate::common::{A, B, World, address};
+
+/// A is behind a NAT at 198.51.100.7 that maps its ports to others.
+fn natted(seed: u64, policy: EncapPolicy) -> World {
+    let mut world = World::with(seed, EndpointConfig::default(), |_, it| it.encap = policy);
+    set_nat(&mut world, 30_000);
+    world
+}
+
+fn set_nat(world: &mut World, offset: u16) {
+    world.nat = Box::new(move |from, path| {
+        if from == A {
+            let outside =
+                SocketAddr::new("198.51.100.7".parse().unwrap(), offset + path.local.port() % 1000);
+            Endpoints { local: path.remote, remote: outside }
+        } else {
+            let port = match path.remote.port() - offset {
+                500 => {
+                    if path.local.port() == 4500 {
+                        4500
+                    } else {
+                        500
+                    }
+                }
+                other => other,
+            };
+            Endpoints { local: SocketAddr::new(address(A).ip(), port), remote: path.local }
+        }
+    });
+}
+
+#[test]
+fn a_nat_is_found_and_both_move_to_port_4500() {
+    let mut world = natted(1, EncapPolicy::Auto);
+    world.establish();
+    let auth = world.sent.iter().find(|it| it.label().contains("IKE_AUTH")).unwrap();
+    assert_eq!((auth.path.local.port(), auth.path.remote.port()), (4500, 4500));
+    let (a, b) = (world.nodes[A].endpoint.ike_sas(), world.nodes[B].endpoint.ike_sas());
+    assert!(a[0].nat_local && !a[0].nat_remote);
+    assert!(!b[0].nat_local && b[0].nat_remote);
+    for node in &world.nodes {
+        let (inbound, outbound) = node.pairs.values().next().unwrap();
+        for record in [inbound, outbound] {
+            assert_eq!(record.encapsulation, Encapsulation::Udp);
+            assert_eq!(record.local.port(), 4500);
+        }
+    }
+    let seen = world.nodes[B].pairs.values().next().unwrap().1.remote;
+    assert_eq!(seen.to_string(), "198.51.100.7:30500");
+}
+
+#[test]
+fn who_is_behind_the_nat_keeps_it_open() {
+    let mut world = natted(2, EncapPolicy::Auto);
+    world.establish();
+    world.run_s(100);
+    let keepalives: Vec<_> = world.sent.iter().filter(|it| it.keepalive).collect();
+    assert_eq!(keepalives.len(), 5);
+    assert!(keepalives.iter().all(|it| it.from == A && it.payload == [0xff]));
+    assert!(keepalives.iter().all(|it| it.path.local.port() == 4500));
+}
+
+#[test]
+fn a_new_mapping_is_followed() {
+    let mut world = natted(3, EncapPolicy::Auto);
+    world.establish();
+    set_nat(&mut world, 40_000);
+    let tunnel = crate::common::TUNNEL;
+    world.command(A, Command::CheckLiveness { tunnel });
+    world.run_s(1);
+    let moved = |it: &Event| matches!(it, Event::PeerMoved { .. });
+    assert_eq!(world.count(B, moved), 1);
+    let record = &world.nodes[B].pairs.values().next().unwrap().1;
+    assert_eq!(record.remote.to_string(), "198.51.100.7:40500");
+    // ESP may notice first.
+    let sa = record.id;
+    let remote = "198.51.100.7:41500".parse().unwrap();
+    world.command(B, Command::MappingChanged { sa, remote });
+    assert_eq!(world.count(B, moved), 2);
+    assert_eq!(world.nodes[B].endpoint.ike_sas()[0].path.remote, remote);
+    // Who is not behind a NAT does not move.
+    let sa = world.nodes[A].pairs.values().next().unwrap().0.id;
+    world.command(A, Command::MappingChanged { sa, remote });
+    assert_eq!(world.count(A, moved), 0);
+}
+
+#[test]
+fn encapsulation_can_be_forced_by_either_side() {
+    for forcing in [A, B] {
+        let mut world = World::with(4, EndpointConfig::default(), |node, it| {
+            it.encap = if node == forcing { EncapPolicy::Always } else { EncapPolicy::Auto };
+        });
+        world.establish();
+        for node in &world.nodes {
+            let record = &node.pairs.values().next().unwrap().0;
+            assert_eq!(record.encapsulation, Encapsulation::Udp);
+            assert_eq!((record.local.port(), record.remote.port()), (4500, 4500));
+        }
+        world.start_traffic();
+        world.command(forcing, Command::RekeyIke { tunnel: crate::common::TUNNEL });
+        world.command(1 - forcing, Command::RekeyChild { child: crate::common::CHILD });
+        world.run_s(20);
+        world.assert_up(1);
+        world.assert_nothing_lost();
+    }
+}
+
+#[test]
+fn encapsulation_can_be_forbidden() {
+    for forbidding in [A, B] {
+        let mut world = natted(5, EncapPolicy::Auto);
+        let mut plain = crate::common::connection(forbidding);
+        plain.encap = EncapPolicy::Never;
+        world.command(forbidding, Command::Configure(std::sync::Arc::new(plain)));
+        world.establish();
+        for node in &world.nodes {
+            let record = &node.pairs.values().next().unwrap().0;
+            assert_eq!(record.encapsulation, Encapsulation::None);
+        }
+    }
+}
+
+#[test]
+fn a_set_up_may_begin_on_port_4500() {
+    let mut world = World::new(6);
+    let on_4500 = |mut it: SocketAddr| {
+        it.set_port(4500);
+        it
+    };
+    let path = Endpoints { local: on_4500(address(A)), remote: on_4500(address(B)) };
+    let tunnel = crate::common::TUNNEL;
+    world.command(A, Command::Initiate { tunnel, path, children: Vec::new() });
+    world.run_s(1);
+    world.assert_up(1);
+    assert_eq!(world.nodes[A].endpoint.ike_sas()[0].path, path);
+}

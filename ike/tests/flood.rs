@@ -1,0 +1,109 @@
+//! A flood of forged IKE_SA_INIT requests: a process of its own, because it counts memory.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails loudly")]
+
+mod common;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use common::{A, B, World, address, ike_proposal};
+use ike::{
+    config::Endpoints,
+    input::Input,
+    output::Output,
+    wire::{ExchangeType, Header, KeyExchange, Nonce, Payload, encode_message},
+};
+use sa_store::{Instant, KeGroup};
+
+/// Counts the octets that are allocated: the flood must not grow them.
+struct Counting;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+#[expect(unsafe_code, reason = "an allocator that counts what it hands on to the system's")]
+// SAFETY: every call is handed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn forged(number: u32, offer: &[Payload<'_>]) -> (Endpoints, Vec<u8>) {
+    let source = std::net::Ipv4Addr::from(0x0b00_0000 + number);
+    let header = Header {
+        spi_i: sa_store::IkeSpi(u64::from(number) + 1),
+        spi_r: sa_store::IkeSpi::ZERO,
+        exchange: ExchangeType::IKE_SA_INIT,
+        initiator: true,
+        response: false,
+        message_id: 0,
+    };
+    let remote = std::net::SocketAddr::from((source, 500));
+    (Endpoints { local: address(B), remote }, encode_message(&header, offer).unwrap())
+}
+
+#[test]
+fn a_million_forged_requests_cost_little_and_stop_nobody() {
+    let mut world = World::new(4);
+    let proposals =
+        ike::negotiate::ike_offer(&[ike_proposal("aes256gcm16-prfsha256-x25519")], None);
+    let offer = [
+        Payload::Sa(proposals),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, vec![9; 32])),
+        Payload::Nonce(Nonce(vec![7; 32].into())),
+    ];
+    let before = HELD.load(Ordering::Relaxed);
+    let start = world.now;
+    let mut established: Option<Instant> = None;
+    let mut replies = 0_usize;
+    for number in 0..1_000_000_u32 {
+        if number % 10_000 == 0 {
+            // 200,000 of them a second, and in the middle of it somebody who means it.
+            world.run(Duration::from_millis(50));
+            world.sent.clear();
+            if number == 500_000 {
+                world.initiate(A);
+            }
+            if established.is_none() && !world.nodes[A].pairs.is_empty() {
+                established = Some(world.now);
+            }
+        }
+        let (path, payload) = forged(number, &offer);
+        let node = &mut world.nodes[B];
+        node.endpoint.handle(world.now, Input::Datagram { path, payload: &payload });
+        for sent in node.drain(world.now) {
+            replies += 1;
+            assert!(sent.payload.len() <= payload.len(), "no amplification");
+            if sent.path.remote == address(A) {
+                let path = Endpoints { local: address(A), remote: address(B) };
+                world.input(A, Input::Datagram { path, payload: &sent.payload });
+                break;
+            }
+        }
+    }
+    let held = HELD.load(Ordering::Relaxed).saturating_sub(before);
+    assert!(held <= 16 << 20, "{held} octets are held");
+    assert!(replies > 900_000);
+    let begun = start + Duration::from_millis(2500);
+    let took = established.expect("nobody got through").since(begun);
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+    assert!(world.nodes[B].endpoint.ike_sas().len() <= 65);
+    world.run_s(60);
+    world.assert_up(1);
+    // What was drained above went the same way as always.
+    assert!(world.nodes[B].endpoint.poll_output().is_none_or(|it| matches!(it, Output::Event(_))));
+}

@@ -265,6 +265,45 @@ impl Drop for Process {
 }
 
 #[test]
+fn what_others_take_out_is_put_back() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.up(&pairing, 1);
+    let gateway = &sites.a.gateway;
+    for harm in [
+        "nft flush ruleset",
+        "ip rule del priority 150",
+        "ip -6 rule del priority 150",
+        "ip route flush table 28783",
+        "ip -6 route flush table 28783",
+        "ip rule del priority 151",
+        "ip route flush table 28784",
+    ] {
+        let state = || {
+            [
+                "nft list table inet postern",
+                "ip rule",
+                "ip -6 rule",
+                "ip route show table 28783",
+                "ip -6 route show table 28783",
+                "ip route show table 28784",
+            ]
+            .map(|look| gateway.exec(look).1)
+        };
+        let before = state();
+        assert!(gateway.exec(harm).0, "{harm}");
+        eventually(harm, || state() == before);
+    }
+    for target in ["10.2.0.2", "fd02::2"] {
+        assert!(sites.a.client.pings(target));
+        assert!(sites.a.gateway.pings(target));
+    }
+    assert_eq!(sites.b.live.snapshot()[0].counters().packets, 12, "through the tunnel");
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
 fn only_what_selectors_cover_is_steered() {
     let pairing = Pairing::new(&["10.1.0.0/16"], &["10.2.0.0/24[udp/9001]", "10.2.0.0/24[icmp/8]"]);
     let mut sites = Sites::new();

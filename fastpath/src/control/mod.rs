@@ -5,7 +5,6 @@ mod path_mtu;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,8 +28,8 @@ use self::model::{Entry, Installed, Model, Undo};
 use crate::{
     backend::{Batch, Outbox, Told, locked},
     config::InlineConfig,
-    policy::{PolicyIndex, compile},
-    steer::{LocalAddress, Steering, connected, watch_addresses},
+    policy::{PolicyIndex, Rule, compile},
+    steer::{Changes, LocalAddress, Steering, Watch, connected},
     tables::{Event, Inbound, Outbound, Seen},
     worker::Shared,
 };
@@ -41,6 +40,8 @@ const TICK: u64 = 1_000_000_000;
 const MTU_AGE: u64 = 30 * TICK;
 /// A hard time limit is `ike`'s; the data plane stops an SA this much later by itself.
 const DEAD_MAN: Duration = Duration::from_secs(60);
+/// How long the workers' use of old tables is waited for.
+const GRACE: u64 = TICK / 5;
 /// Batches applied before tables are published.
 const AT_ONCE: usize = 256;
 
@@ -54,6 +55,8 @@ pub(crate) struct Control {
     capabilities: Capabilities,
     model: Model,
     addresses: Vec<LocalAddress>,
+    /// The rules that stand in the system.
+    steered: Option<Vec<Rule>>,
     next_tick: u64,
     next_mtu: u64,
 }
@@ -77,6 +80,7 @@ impl Control {
             capabilities,
             model: Model::default(),
             addresses,
+            steered: None,
             next_tick: 0,
             next_mtu: 0,
         }
@@ -84,28 +88,26 @@ impl Control {
 
     /// Works until told to stop.
     pub(crate) fn run(mut self, commands: &Receiver<Batch>, events: &Receiver<Event>) {
-        let watch = watch_addresses()
+        let watch = Watch::open()
             .inspect_err(|error| {
-                tracing::warn!(%error, "changes of addresses will not be noticed");
+                tracing::warn!(%error, "changes of addresses and routes will not be noticed");
             })
             .ok();
         self.report_warnings();
         while !self.outbox.stop.load(Ordering::Acquire) {
-            let moved = self.wait(watch.as_ref());
+            let changes = self.wait(watch.as_ref());
             self.shared.control.clear();
-            if moved {
-                self.follow_addresses();
-            }
+            self.follow(changes);
             self.batches(commands);
             self.events(events);
             self.look_after();
         }
     }
 
-    /// Waits for something to do; whether addresses may have changed.
-    fn wait(&self, watch: Option<&OwnedFd>) -> bool {
+    /// Waits for something to do; what others changed in the system.
+    fn wait(&self, watch: Option<&Watch>) -> Changes {
         let mut fds = vec![PollFd::new(self.shared.control.fd(), PollFlags::IN)];
-        fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        fds.extend(watch.iter().flat_map(|w| w.fds()).map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = (!self.model.sas.is_empty()).then(|| {
             let nanos = self.next_tick.saturating_sub(self.shared.now());
             Timespec {
@@ -115,24 +117,35 @@ impl Control {
         });
         // An interrupted wait only looks around once more.
         let _ = poll(&mut fds, timeout.as_ref());
-        let changed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if changed && let Some(fd) = watch {
-            let mut buffer = [0; 8192];
-            // What exactly changed does not matter; the addresses are listed anew.
-            while rustix::net::recv(fd, &mut buffer[..], rustix::net::RecvFlags::empty()).is_ok() {}
+        let changed = fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
+        match watch {
+            Some(watch) if changed => watch.take(&self.config.steering.nft_table),
+            _ => Changes::default(),
         }
-        changed
     }
 
-    fn follow_addresses(&mut self) {
-        let addresses = self.steering.addresses();
-        if addresses == self.addresses {
+    /// Follows what others changed in the system, and puts back what they took out.
+    fn follow(&mut self, changes: Changes) {
+        if changes.routes
+            && let Err(error) = self.steering.mend()
+        {
+            tracing::error!(%error, "routes of protected destinations may be missing");
+        }
+        if changes.table {
+            tracing::warn!(
+                "the nftables table of steering was removed by somebody; it is put back"
+            );
+        }
+        let addresses =
+            if changes.addresses { self.steering.addresses() } else { self.addresses.clone() };
+        if addresses == self.addresses && !changes.table {
             return;
         }
         self.addresses = addresses;
+        self.steered = None;
         let set = self.model.set.clone();
         if let Err(reason) = self.set_policies(set) {
-            tracing::error!(%reason, "steering does not follow the change of addresses");
+            tracing::error!(%reason, "steering does not follow a change of the system");
         }
         self.publish();
     }
@@ -381,10 +394,9 @@ impl Control {
     fn publish(&self) {
         let tables = Arc::new(self.model.tables());
         let old = self.shared.tables.swap(tables);
-        // A worker holds tables for one burst, some microseconds.
-        let mut patience = 1_000_000_u32;
-        while Arc::strong_count(&old) > 1 && patience > 0 {
-            patience -= 1;
+        // A worker holds tables for one burst, some microseconds when it is not kept from running.
+        let until = self.shared.now() + GRACE;
+        while Arc::strong_count(&old) > 1 && self.shared.now() < until {
             std::thread::yield_now();
         }
         self.outbox.used.store(self.model.sas.len() as u64, Ordering::Release);

@@ -3,6 +3,8 @@
 pub(crate) mod checksum;
 pub(crate) mod coalesce;
 pub(crate) mod header;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod icmp;
 pub(crate) mod mss;
 pub(crate) mod segment;

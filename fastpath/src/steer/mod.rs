@@ -23,7 +23,7 @@ use std::{
 
 use sa_store::Prefix;
 
-pub(crate) use self::netlink::watch_addresses;
+pub(crate) use self::netlink::{Changes, Watch};
 
 use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule};
 use crate::{
@@ -143,6 +143,26 @@ pub(crate) struct LocalAddress {
     pub network: Prefix,
 }
 
+/// Puts the rules and the `unreachable` routes in place where they are not.
+fn assert_block(config: &SteeringConfig, netlink: &mut Netlink) -> Result<(), Error> {
+    let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
+    for v4 in families() {
+        let result = netlink.request(Message::add_route(&unreachable(config.table, v4)));
+        match result {
+            Err(error) if !v4 && no_ipv6(&error) => {}
+            other => other.map_err(|source| failed("add an unreachable route", source))?,
+        }
+    }
+    for rule in config.rules() {
+        match netlink.request(Message::add_rule(&rule)) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) if !rule.v4 && no_ipv6(&error) => {}
+            other => other.map_err(|source| failed("add a routing rule", source))?,
+        }
+    }
+    Ok(())
+}
+
 /// Steering of one process.
 #[derive(Debug)]
 pub(crate) struct Steering {
@@ -163,20 +183,7 @@ impl Steering {
         let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
         let mut netlink =
             Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
-        for v4 in families() {
-            let result = netlink.request(Message::add_route(&unreachable(config.table, v4)));
-            match result {
-                Err(error) if !v4 && no_ipv6(&error) => {}
-                other => other.map_err(|source| failed("add an unreachable route", source))?,
-            }
-        }
-        for rule in config.rules() {
-            match netlink.request(Message::add_rule(&rule)) {
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-                Err(error) if !rule.v4 && no_ipv6(&error) => {}
-                other => other.map_err(|source| failed("add a routing rule", source))?,
-            }
-        }
+        assert_block(&config, &mut netlink)?;
         let sources = netlink
             .routes(config.source_table())
             .map_err(|source| failed("list routes", source))?
@@ -190,12 +197,17 @@ impl Steering {
         self.interface = interface;
         self.warnings = checks::configure(&self.config.interface);
         self.set_mtu(mtu)?;
+        self.assert_way()
+    }
+
+    /// Routes marked packets through the interface.
+    fn assert_way(&mut self) -> Result<(), Error> {
         for v4 in families() {
             let route = Route {
                 destination: (any(v4), 0),
                 table: self.config.table,
                 metric: 1,
-                kind: RouteKind::Device(interface),
+                kind: RouteKind::Device(self.interface),
                 source: None,
             };
             match self.netlink.request(Message::add_route(&route)) {
@@ -236,6 +248,16 @@ impl Steering {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// Puts back what somebody else took out of the routing tables.
+    pub(crate) fn mend(&mut self) -> Result<(), Error> {
+        assert_block(&self.config, &mut self.netlink)?;
+        self.assert_way()?;
+        let wanted = std::mem::take(&mut self.sources);
+        let result = self.netlink.request_all(wanted.iter().map(Message::add_route), &[]);
+        self.sources = wanted;
+        result.map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
     }
 
     /// Replaces what is steered.

@@ -294,19 +294,7 @@ impl Netlink {
 
     fn receive(&mut self) -> io::Result<Vec<Reply>> {
         let (len, _) = rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::empty())?;
-        let mut replies = Vec::new();
-        let mut rest = self.buffer.get(..len).unwrap_or(&[]);
-        while rest.len() >= 16 {
-            let len = u32::from_ne_bytes(array(rest, 0)) as usize;
-            let Some(body) = rest.get(16..len) else { break };
-            replies.push(Reply {
-                kind: u16::from_ne_bytes(array(rest, 4)),
-                sequence: u32::from_ne_bytes(array(rest, 8)),
-                body: body.to_vec(),
-            });
-            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-        }
-        Ok(replies)
+        Ok(replies(self.buffer.get(..len).unwrap_or(&[])))
     }
 
     /// Every route of ours in `table`, of both families.
@@ -329,20 +317,128 @@ impl Netlink {
     }
 }
 
-/// A socket that becomes readable when addresses or links of this machine change.
-pub(crate) fn watch_addresses() -> io::Result<OwnedFd> {
-    let socket = open_socket()?;
-    // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-    let groups = 0x1 | 0x10 | 0x100;
-    rustix::net::bind(&socket, &rustix::net::netlink::SocketAddrNetlink::new(0, groups))?;
-    rustix::fs::fcntl_setfl(&socket, rustix::fs::OFlags::NONBLOCK)?;
-    Ok(socket)
+/// What others did to the system, as far as steering is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Changes {
+    /// Addresses or interfaces changed.
+    pub addresses: bool,
+    /// Routes or rules were deleted, perhaps ours.
+    pub routes: bool,
+    /// Our nftables table is gone.
+    pub table: bool,
+}
+
+/// Sockets that become readable when the system changes around us: addresses come and go, a
+/// network manager removes rules it does not know, somebody flushes nftables.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    route: OwnedFd,
+    filter: OwnedFd,
+}
+
+const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+/// `NFNL_SUBSYS_NFTABLES << 8` with `NFT_MSG_NEWTABLE` and `NFT_MSG_DELTABLE`.
+const NEW_TABLE: u16 = 10 << 8;
+const DELETE_TABLE: u16 = 10 << 8 | 2;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFPROTO_INET: u8 = 1;
+
+impl Watch {
+    pub(crate) fn open() -> io::Result<Self> {
+        use rustix::net::netlink::SocketAddrNetlink;
+        let route = open_socket()?;
+        // RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE and the
+        // group RTNLGRP_IPV6_RULE (19).
+        let groups = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
+        rustix::net::bind(&route, &SocketAddrNetlink::new(0, groups))?;
+        let filter = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(rustix::net::netlink::NETFILTER),
+        )?;
+        // NFNLGRP_NFTABLES (7).
+        rustix::net::bind(&filter, &SocketAddrNetlink::new(0, 1 << 6))?;
+        for socket in [&route, &filter] {
+            rustix::fs::fcntl_setfl(socket, rustix::fs::OFlags::NONBLOCK)?;
+        }
+        Ok(Self { route, filter })
+    }
+
+    /// What to wait for.
+    pub(crate) const fn fds(&self) -> [&OwnedFd; 2] {
+        [&self.route, &self.filter]
+    }
+
+    /// Reads what happened; lost messages (`ENOBUFS`) count as everything.
+    pub(crate) fn take(&self, nft_table: &str) -> Changes {
+        let mut changes = Changes::default();
+        let mut buffer = vec![0; 1 << 16];
+        let all = Changes { addresses: true, routes: true, table: false };
+        while let Some(replies) = drain(&self.route, &mut buffer) {
+            let Ok(replies) = replies else {
+                changes = all;
+                continue;
+            };
+            for reply in replies {
+                match reply.kind {
+                    RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR => {
+                        changes.addresses = true;
+                    }
+                    RTM_DELROUTE | RTM_DELRULE => changes.routes = true,
+                    _ => {}
+                }
+            }
+        }
+        while let Some(replies) = drain(&self.filter, &mut buffer) {
+            let Ok(replies) = replies else {
+                changes.table = true;
+                continue;
+            };
+            for reply in replies {
+                // A replacement of ours is a deletion with an addition behind it.
+                match reply.kind {
+                    DELETE_TABLE if reply.is_table(nft_table) => changes.table = true,
+                    NEW_TABLE if reply.is_table(nft_table) => changes.table = false,
+                    _ => {}
+                }
+            }
+        }
+        changes
+    }
+}
+
+/// One read of a socket that does not wait; `None` when there is nothing.
+fn drain(socket: &OwnedFd, buffer: &mut [u8]) -> Option<io::Result<Vec<Reply>>> {
+    match rustix::net::recv(socket, &mut *buffer, RecvFlags::empty()) {
+        Ok((len, _)) => Some(Ok(replies(buffer.get(..len).unwrap_or(&[])))),
+        Err(rustix::io::Errno::NOBUFS) => Some(Err(io::ErrorKind::OutOfMemory.into())),
+        Err(_) => None,
+    }
 }
 
 struct Reply {
     kind: u16,
     sequence: u32,
     body: Vec<u8>,
+}
+
+/// Takes a datagram of netlink apart.
+fn replies(mut rest: &[u8]) -> Vec<Reply> {
+    let mut all = Vec::new();
+    while rest.len() >= 16 {
+        let len = u32::from_ne_bytes(array(rest, 0)) as usize;
+        let Some(body) = rest.get(16..len) else { break };
+        all.push(Reply {
+            kind: u16::from_ne_bytes(array(rest, 4)),
+            sequence: u32::from_ne_bytes(array(rest, 8)),
+            body: body.to_vec(),
+        });
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    all
 }
 
 fn acknowledgement(body: &[u8]) -> io::Result<()> {
@@ -370,6 +466,14 @@ impl Reply {
             rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
             Some((kind, data))
         })
+    }
+
+    /// Whether a message of nftables is about our table.
+    fn is_table(&self, name: &str) -> bool {
+        self.body.first() == Some(&NFPROTO_INET)
+            && self.attributes(4).any(|(kind, data)| {
+                kind == NFTA_TABLE_NAME && data.strip_suffix(&[0]) == Some(name.as_bytes())
+            })
     }
 
     fn route(&self) -> Option<Route> {

@@ -47,22 +47,24 @@ impl InboundPath {
         }
     }
 
-    /// Receives one batch and deals with it; whether more may wait.
+    /// Receives one batch and deals with it. What is left wakes the worker again.
     pub(super) fn turn(
         &mut self,
         source: (BorrowedFd<'_>, Arrival, bool),
         queue: &TunQueue,
         tables: &Tables,
         shared: &Shared,
-    ) -> bool {
+    ) {
         let (fd, arrival, v4) = source;
         let batch = if arrival == Arrival::Raw { RECEIVE_BATCH } else { JOINED_BATCH };
         let mut messages: ArrayVec<Received, RECEIVE_BATCH> = ArrayVec::new();
-        let Some(space) = self.data.get_mut(..batch * STRIDE) else { return false };
+        let Some(space) = self.data.get_mut(..batch * STRIDE) else { return };
         let got = sys::receive(fd, space, STRIDE, |_, message| {
             messages.push(message);
         });
-        let Ok(got) = got else { return false };
+        if got.is_err() {
+            return;
+        }
         let mut entries: ArrayVec<Entry<'_>, BURST> = ArrayVec::new();
         for (index, message) in messages.iter().enumerate() {
             let start = index * STRIDE;
@@ -99,7 +101,6 @@ impl InboundPath {
         }
         self.open(&mut entries, queue, tables, shared);
         self.coalescer.flush(&self.data, &mut |parts| shared.deliver(queue, parts));
-        got == batch
     }
 
     /// Raw ESP: behind its IP header when IPv4, which also tells DSCP and ECN.

@@ -130,16 +130,29 @@ impl Shared {
 
     fn transmit(&self, outbound: &Outbound, to: &Outgoing, data: &[u8]) {
         let worker = WORKER.get();
-        let result = match outbound.encapsulation() {
-            sa_store::Encapsulation::Udp => self.wire.send_udp(worker, to, data),
+        let error = match outbound.encapsulation() {
+            sa_store::Encapsulation::Udp => match self.wire.send_udp(worker, to, data) {
+                Err(error) if to.segment.is_some() && cannot_segment(&error) => {
+                    self.send_singly(worker, to, data)
+                }
+                other => other,
+            },
             sa_store::Encapsulation::None => self.wire.send_raw(worker, to, data),
-        };
-        if let Err(error) = result {
+        }
+        .err();
+        if let Some(error) = error {
             Stats::count(&self.stats.send_failed);
             if error.raw_os_error() == Some(libc::EMSGSIZE) {
                 self.tell(Event::TooLong(outbound.id));
             }
         }
+    }
+
+    /// One system call for each datagram, where the kernel cannot cut for this interface.
+    fn send_singly(&self, worker: usize, to: &Outgoing, data: &[u8]) -> io::Result<()> {
+        let size = to.segment.map_or(data.len(), usize::from).max(1);
+        let to = Outgoing { segment: None, ..*to };
+        data.chunks(size).try_for_each(|datagram| self.wire.send_udp(worker, &to, datagram))
     }
 
     fn deliver(&self, queue: &TunQueue, parts: &[IoSlice<'_>]) {
@@ -161,6 +174,12 @@ impl Shared {
         });
         update.is_ok()
     }
+}
+
+/// Whether a segmented send failed because of the segmentation: interfaces without checksum
+/// offload before kernel 6.11, or datagrams that do not fit the path (told apart by sending one).
+fn cannot_segment(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 /// The running workers.
@@ -254,7 +273,11 @@ impl Worker {
                 match data.u64() {
                     STOP => {}
                     TUN => {
-                        outbound.turn(&self.queue, &tables, shared);
+                        if outbound.turn(&self.queue, &tables, shared).is_err() {
+                            // What is protected stays blocked: its routes went with it.
+                            tracing::error!("the TUN interface is gone; restart to bring it back");
+                            let _ = epoll::delete(&self.epoll, self.queue.as_fd());
+                        }
                     }
                     index => {
                         let source = usize::try_from(index).ok().and_then(|i| sources.get(i));

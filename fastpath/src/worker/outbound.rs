@@ -1,10 +1,6 @@
 //! From TUN to the wire: look up, cut, seal, send.
 
-use std::{
-    io::{self},
-    ops::Range,
-    sync::atomic::Ordering,
-};
+use std::{io, ops::Range, sync::atomic::Ordering};
 
 use arrayvec::ArrayVec;
 use esp::{SealPacket, SealSource, Sealed, inner::Flow, inner::IpHeader, seal_burst};
@@ -68,8 +64,14 @@ impl OutboundPath {
         }
     }
 
-    /// Reads, seals and sends until the queue is empty or the turn is over; whether more waits.
-    pub(super) fn turn(&mut self, queue: &TunQueue, tables: &Tables, shared: &Shared) -> bool {
+    /// Reads, seals and sends until the queue is empty or the turn is over. An error means that
+    /// the interface is gone.
+    pub(super) fn turn(
+        &mut self,
+        queue: &TunQueue,
+        tables: &Tables,
+        shared: &Shared,
+    ) -> io::Result<()> {
         let mut entries = Entries::new();
         let (mut at, mut heads) = (0, 0);
         for _ in 0..READS {
@@ -77,9 +79,12 @@ impl OutboundPath {
             let len = match queue.read(space) {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => {
+                Err(error) => {
                     self.send(&mut entries, shared);
-                    return false;
+                    return match error.kind() {
+                        io::ErrorKind::WouldBlock => Ok(()),
+                        _ => Err(error),
+                    };
                 }
             };
             let from = at..at + len;
@@ -93,7 +98,7 @@ impl OutboundPath {
             }
         }
         self.send(&mut entries, shared);
-        true
+        Ok(())
     }
 
     /// One read: a packet or super-packet.
@@ -134,8 +139,9 @@ impl OutboundPath {
         let Some(cut) = Cut::plan(packet, &shape, &vnet, max) else {
             return Stats::count(&stats.malformed);
         };
+        let dont_fragment = IpHeader::read(packet).is_none_or(|header| header.dont_fragment);
         let oversize = cut.longest() > max;
-        if oversize && tell_too_big(packet, &flow, max, queue, shared) {
+        if oversize && dont_fragment && tell_too_big(packet, &flow, max, queue, shared) {
             return;
         }
         for index in 0..cut.count {

@@ -1,6 +1,6 @@
 //! What IKE's events do to a tunnel.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use ike::{
     event::{Event, Failure, FailureCode},
@@ -14,7 +14,8 @@ use crate::{
     gateway::Gateway,
     read_model::LastError,
     spec::TunnelMode,
-    tunnel::{Child, Peer, Phase, Will},
+    translate,
+    tunnel::{Child, Peer, Phase, Tunnel, Will},
 };
 
 /// A tunnel whose last IKE SA went is called again after at most this long.
@@ -31,6 +32,11 @@ impl Gateway {
     pub(crate) fn ike_event(&mut self, now: Instant, mut event: Event) {
         let about = subject(&event);
         self.name_reason(&mut event);
+        if let Some((held, remote)) = self.refused_for_hold(&event) {
+            let message = format!("{remote} called; the tunnel is held down until `up`");
+            self.note_tunnel(now, Some(held), None, "failed", Some("held".into()), message);
+            return;
+        }
         let (kind, code, message) = crate::describe::describe(&event);
         self.note_tunnel(now, about.0, about.1, kind, code, message);
         if let Some(tunnel) = about.0 {
@@ -106,6 +112,19 @@ impl Gateway {
         {
             reason.code = FailureCode::DeletedByOperator;
         }
+    }
+
+    /// The held tunnel a refused peer wanted, probably: IKE does not know of it while it is held.
+    fn refused_for_hold(&self, event: &Event) -> Option<(TunnelId, SocketAddr)> {
+        let Event::Failed { tunnel: None, remote, failure, .. } = event else { return None };
+        if failure.code != FailureCode::NoMatchingTunnel {
+            return None;
+        }
+        let calls = |tunnel: &&Tunnel| {
+            let mut from = tunnel.spec.remote.iter().map(translate::accepted);
+            tunnel.will == Will::Held && from.any(|from| from.accepts(remote.ip()))
+        };
+        self.tunnels.values().find(calls).map(|tunnel| (tunnel.id, *remote))
     }
 
     fn established(

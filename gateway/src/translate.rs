@@ -49,7 +49,7 @@ pub(crate) fn peer(tunnel: &Tunnel) -> PadEntry {
 
 /// From where the peer may call. A host name may stand for another address at any time: then
 /// the identity decides alone.
-fn accepted(remote: &RemoteAddress) -> RemoteMatch {
+pub(crate) fn accepted(remote: &RemoteAddress) -> RemoteMatch {
     let width = |ip: &std::net::IpAddr| if ip.is_ipv4() { 32 } else { 128 };
     match remote {
         RemoteAddress::Address(ip) => {

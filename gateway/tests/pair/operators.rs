@@ -29,6 +29,7 @@ fn down_holds_against_both_ends_and_up_lifts_it() {
     assert!(world.sides[B].backend.state().sas.is_empty());
     assert!(!world.sides[A].backend.state().policies.policies.is_empty());
     assert_eq!(world.tunnel(B).state, TunnelState::Connecting);
+    assert!(world.events(A).contains(&("failed", Some("held".into()))));
     let outcome = world.command(A, Command::Up(target("peer")));
     assert_eq!(outcome, Outcome::Done("peer is up".into()));
     world.run(120);

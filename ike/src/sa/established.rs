@@ -526,7 +526,7 @@ impl Established {
             }
             Stage::Superseded { .. } | Stage::Parked => {}
         }
-        if self.liveness.due() <= now {
+        if self.stage == Stage::Active && self.liveness.due() <= now {
             self.liveness.asked(now);
             self.queue.push(Task::Liveness, now);
         }
@@ -640,12 +640,12 @@ impl Established {
     pub(crate) fn due(&self, shared: &Shared) -> Instant {
         let children = shared.children.of(self.id).map(super::child::ChildSa::due).min();
         let stage = match self.stage {
-            Stage::Active => self.life.rekey_at,
+            Stage::Active => self.life.rekey_at.min(self.liveness.due()),
             Stage::Superseded { until } => until,
             Stage::Parked => Instant::NEVER,
         };
         let expiry = if self.is_closing() { Instant::NEVER } else { self.life.expires_at };
-        let mut due = self.channel.due(shared).min(stage).min(expiry).min(self.liveness.due());
+        let mut due = self.channel.due(shared).min(stage).min(expiry);
         due = due.min(children.unwrap_or(Instant::NEVER));
         if self.may_start() {
             due = due.min(self.queue.due(|task| self.stage.allows(task)));

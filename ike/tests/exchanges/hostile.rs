@@ -175,6 +175,23 @@ fn answers_that_nobody_waits_for_are_ignored() {
 }
 
 #[test]
+fn a_key_exchange_that_never_ends_ends_the_attempt() {
+    for stuck in [A, B] {
+        let mut world = World::new(9);
+        world.nodes[stuck].hold = Some(|_| true);
+        world.initiate(A);
+        world.run_s(300);
+        assert_eq!(world.failures(A).len(), 1);
+        assert!(world.nodes.iter().all(|it| it.endpoint.ike_sas().is_empty()));
+        // The answer comes much too late.
+        world.release(stuck);
+        world.run_s(1);
+        world.assert_clean();
+        world.establish();
+    }
+}
+
+#[test]
 fn a_failing_key_exchange_ends_the_attempt_alone() {
     for failing in [A, B] {
         let mut world = World::new(8);

@@ -40,6 +40,8 @@ pub(crate) struct Initiating {
     target: Target,
     attempt: Attempt,
     step: InitStep,
+    /// Until when a key exchange may take.
+    patience: Instant,
 }
 
 /// What it is for.
@@ -106,7 +108,8 @@ pub(crate) fn start(shared: &mut Shared, target: Target) -> Option<IkeSa> {
     let tried = alloc::vec![group];
     let attempt = Attempt { spi_i, nonce_i, group, tried, cookie: Vec::new(), cookies: 0 };
     let ticket = shared.request(Waiter::Ike(target.id), RequestKind::GenerateKey { group });
-    let state = Initiating { target, attempt, step: InitStep::Key(ticket) };
+    let patience = shared.now + shared.config.half_open_timeout;
+    let state = Initiating { target, attempt, step: InitStep::Key(ticket), patience };
     Some(IkeSa::Initiating(Box::new(state)))
 }
 
@@ -197,6 +200,7 @@ impl Initiating {
                 let kind = RequestKind::Agree { group, private, peer_public };
                 let ticket = shared.request(Waiter::Ike(self.target.id), kind);
                 self.step = InitStep::Agreement(ticket, Box::new(answered));
+                self.patience = shared.now + shared.config.half_open_timeout;
                 Some(IkeSa::Initiating(self))
             }
             Err(failure) => Some(self.hinted(shared, *sent, failure)),
@@ -234,6 +238,7 @@ impl Initiating {
                 let kind = RequestKind::GenerateKey { group };
                 let ticket = shared.request(Waiter::Ike(self.target.id), kind);
                 self.step = InitStep::Key(ticket);
+                self.patience = shared.now + shared.config.half_open_timeout;
                 return Some(IkeSa::Initiating(self));
             }
         }
@@ -370,7 +375,14 @@ impl Initiating {
 
     pub(crate) fn on_timeout(mut self: Box<Self>, shared: &mut Shared) -> Option<IkeSa> {
         let (tunnel, path) = (self.tunnel(), self.target.path);
-        let InitStep::Sent(sent) = &mut self.step else { return Some(IkeSa::Initiating(self)) };
+        let InitStep::Sent(sent) = &mut self.step else {
+            if self.patience > shared.now {
+                return Some(IkeSa::Initiating(self));
+            }
+            let message = "the key exchange was not computed in time on our side";
+            self.fail(shared, Failure::new(FailureCode::Timeout, message));
+            return None;
+        };
         let hint = sent.hint.as_ref().filter(|(_, until)| *until <= shared.now);
         if let Some((failure, _)) = hint {
             let failure = failure.clone();
@@ -401,7 +413,7 @@ impl Initiating {
                 let hint = sent.hint.as_ref().map_or(Instant::NEVER, |(_, until)| *until);
                 sent.resend.due().min(hint)
             }
-            InitStep::Key(_) | InitStep::Agreement(..) => Instant::NEVER,
+            InitStep::Key(_) | InitStep::Agreement(..) => self.patience,
         }
     }
 

@@ -3,25 +3,27 @@
 /// Adds the 16-bit words of `bytes`; an odd last octet counts as a high half.
 #[must_use]
 pub(crate) fn sum(start: u64, bytes: &[u8]) -> u64 {
-    // Eight lanes of 32-bit words without carry handling: the compiler makes vectors of it.
-    // A lane of a packet (64 KiB) adds up 2^11 words at most and cannot overflow 64 bits.
-    let mut lanes = [0_u64; 8];
-    let (blocks, rest) = bytes.as_chunks::<32>();
+    // Sixteen lanes of 32-bit words without carry handling: the compiler makes vectors of it. A
+    // lane of the longest packet (64 KiB) adds up 2^10 words and cannot wrap.
+    let mut lanes = [0_u64; 16];
+    let (blocks, rest) = bytes.as_chunks::<64>();
     for block in blocks {
         let (words, _) = block.as_chunks::<4>();
         for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
+            *lane = lane.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
         }
     }
     let (words, tail) = rest.as_chunks::<4>();
-    for (lane, word) in lanes.iter_mut().zip(words) {
-        *lane += u64::from(u32::from_ne_bytes(*word));
-    }
     let mut last = [0; 4];
     for (to, from) in last.iter_mut().zip(tail) {
         *to = *from;
     }
-    let native = lanes.iter().fold(u64::from(u32::from_ne_bytes(last)), |sum, lane| sum + lane);
+    let native = words
+        .iter()
+        .chain([&last])
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .chain(lanes)
+        .fold(0, u64::wrapping_add);
     // The sum of native words is the sum of network words with its octets swapped (RFC 1071 §2).
     start + u64::from(fold(native).to_be())
 }

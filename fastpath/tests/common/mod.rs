@@ -127,7 +127,7 @@ pub(crate) fn wire(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) {
 
 /// Waits until something holds, for at most some seconds.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < until, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));

@@ -13,7 +13,7 @@ use ike::{
     input::{Agreement, Completion, CompletionResult, GeneratedKey, Input, KeFailure, SpiSource},
     output::{Output, RequestKind, Ticket},
 };
-use sa_store::{ChildId, EspSpi, Instant, PairId, SaRecord};
+use sa_store::{ChildId, EspSpi, Instant, PairId, SaRecord, SecretBytes};
 
 use super::{A, Sent};
 
@@ -75,6 +75,8 @@ pub struct Node {
     /// What the backend says to the next installations, first one first.
     pub refuse_installs: u32,
     pub requests: Vec<String>,
+    /// What key agreements came to, for a peer that plays by rules of its own.
+    pub secrets: Vec<SecretBytes>,
     dice: Dice,
 }
 
@@ -99,6 +101,7 @@ impl Node {
             held: Vec::new(),
             refuse_installs: 0,
             requests: Vec::new(),
+            secrets: Vec::new(),
             dice: Dice(random.0 ^ 0x55),
         }
     }
@@ -145,7 +148,10 @@ impl Node {
             RequestKind::Agree { group, private, peer_public } => {
                 self.requests.push(format!("agree {group}"));
                 CompletionResult::Agreed(match private.agree(&peer_public) {
-                    Ok(shared) => Ok(Agreement { public: None, shared }),
+                    Ok(shared) => {
+                        self.secrets.push(shared.clone());
+                        Ok(Agreement { public: None, shared })
+                    }
                     Err(_) => Err(KeFailure::InvalidPublicValue),
                 })
             }

@@ -17,3 +17,4 @@ mod liveness;
 mod nat;
 mod negotiation;
 mod rekey;
+mod strange_peer;

@@ -87,8 +87,9 @@ fn the_nat_of_the_peer_changes_its_mapping() -> Outcome {
             "table ip nat { chain post {\ntype nat hook postrouting priority 100\n\
              oifname \"left\" udp dport 4500 masquerade to :30000-31000\n}\n}",
         )?;
-        lab.net.wire().ip(&["addr", "add", "192.0.2.253/24", "dev", "left"])?;
+        // In this order: a second address of the network would go with the first one.
         lab.net.wire().ip(&["addr", "del", "192.0.2.254/24", "dev", "left"])?;
+        lab.net.wire().ip(&["addr", "add", "192.0.2.253/24", "dev", "left"])?;
         lab.net.gateway(Side::Left).ip(&["route", "replace", "default", "via", "192.0.2.253"])?;
         flow.flows(500, UP)?;
         ensure_protected(lab, 400)

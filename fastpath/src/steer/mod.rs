@@ -255,7 +255,9 @@ impl Steering {
         assert_block(&self.config, &mut self.netlink)?;
         self.assert_way()?;
         let wanted = std::mem::take(&mut self.sources);
-        let result = self.netlink.request_all(wanted.iter().map(Message::add_route), &[]);
+        // Restoring what is there tells nobody, so that this does not wake itself again.
+        let restore = wanted.iter().map(Message::restore_route);
+        let result = self.netlink.request_all(restore, &[libc::EEXIST]);
         self.sources = wanted;
         result.map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
     }

@@ -265,6 +265,40 @@ impl Drop for Process {
 }
 
 #[test]
+fn a_reload_has_no_moment_without_protection() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.start(2);
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let wire = Capture::start(&sites.b.gateway);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ended = std::sync::Arc::clone(&stop);
+    let flood = sites.a.client.spawn(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let mut sent = 0_u32;
+        while !ended.load(std::sync::atomic::Ordering::Acquire) {
+            // Errors are what `unreachable` looks like.
+            let _ = socket.send_to(b"canarycanarycanary", "10.2.0.2:9");
+            sent += 1;
+        }
+        sent
+    });
+    for round in 0..30_u32 {
+        let mut set = pairing.policies(true);
+        let net = format!("172.16.{round}.0/24");
+        set.policies.push(bypass(&["10.1.0.0/16"], &[net.as_str()]));
+        sites.a.done(vec![Operation::SetPolicies(set)]);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Release);
+    let sent = flood.join().unwrap();
+    assert!(sent > 1000, "{sent} packets were too few to meet a moment");
+    assert_eq!(wire.count(CANARY), 0, "of {sent} packets some left in clear");
+    sites.a.release();
+    assert!(sites.a.client.pings("10.2.0.2"));
+    assert!(wire.count(CANARY) > 0, "control: the capture would have seen them");
+}
+
+#[test]
 fn outer_headers_follow_inner_ones() {
     let pairing = Pairing::nets();
     let mut sites = Sites::new();

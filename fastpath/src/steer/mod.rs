@@ -269,7 +269,7 @@ impl Steering {
         addresses: &[LocalAddress],
         peers: &[IpAddr],
     ) -> Result<(), Error> {
-        nft::load(&nft::ruleset(&self.config, rules))?;
+        nft::replace(&self.config, rules)?;
         self.apply_sources(rules, addresses)?;
         let forwards = rules.iter().any(|rule| {
             rule.verdict.is_caught()
@@ -426,7 +426,7 @@ pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
 /// # Errors
 /// [`Error::Nft`] or [`Error::Netlink`] when the system refuses.
 pub fn release(config: &SteeringConfig) -> Result<(), Error> {
-    nft::load(&nft::removal(config))?;
+    nft::remove(config)?;
     let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
     let mut netlink = Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
     for rule in config.rules() {

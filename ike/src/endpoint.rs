@@ -174,6 +174,7 @@ impl Endpoint {
     /// Takes an IKE SA through one step.
     fn step(&mut self, ike: IkeSaId, step: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>) {
         let Some(sa) = self.sas.remove(&ike) else { return };
+        self.shared.calling.remove(&ike);
         match step(sa, &mut self.shared) {
             Some(sa) => self.put(ike, sa),
             None => self.set_timer(ike, Instant::NEVER),
@@ -182,6 +183,9 @@ impl Endpoint {
 
     fn put(&mut self, ike: IkeSaId, sa: IkeSa) {
         let due = sa.due(&self.shared);
+        if let IkeSa::Authenticating(attempt) = &sa {
+            self.shared.calling.insert(ike, attempt.tunnel());
+        }
         self.sas.insert(ike, sa);
         self.set_timer(ike, due);
     }

@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) directory: Directory,
     pub(crate) admission: Admission,
     pub(crate) counters: Counters,
+    /// Our own attempts that have sent IKE_AUTH.
+    pub(crate) calling: BTreeMap<IkeSaId, TunnelId>,
     actions: VecDeque<Action>,
     outputs: VecDeque<Output>,
     waiting: BTreeMap<Ticket, Waiter>,
@@ -110,6 +112,7 @@ impl Shared {
             directory: Directory::default(),
             admission,
             counters: Counters::default(),
+            calling: BTreeMap::new(),
             actions: VecDeque::new(),
             outputs: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -142,6 +145,11 @@ impl Shared {
                 return spi;
             }
         }
+    }
+
+    /// Whether we are about to have an IKE SA of our own with the tunnel's peer.
+    pub(crate) fn is_calling(&self, tunnel: TunnelId) -> bool {
+        self.calling.values().any(|it| *it == tunnel)
     }
 
     pub(crate) fn nonce(&mut self) -> Vec<u8> {

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use crypto::random::RandomSource;
 use sa_store::Instant;
 
 use crate::random::Seeded;
@@ -92,24 +91,42 @@ impl Nat {
     }
 }
 
+/// One copy of a datagram on its way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Copy {
+    /// When it arrives.
+    pub at: Instant,
+    /// The datagram, addresses rewritten by the NAT.
+    pub datagram: Datagram,
+    /// False for what somebody sends again, or damaged: nobody misses it.
+    pub timely: bool,
+}
+
 /// The network.
 #[derive(Clone, Debug)]
 pub struct Network {
     weather: Weather,
+    attacker: (u64, u64),
     nat: Option<Nat>,
     random: Seeded,
 }
 
 impl Network {
-    /// A network with that weather.
+    /// A network with that weather. Somebody sends `attacker.0` percent of the datagrams again,
+    /// up to a minute later, and damaged copies of `attacker.1` percent.
     #[must_use]
-    pub const fn new(weather: Weather, nat: Option<Nat>, random: Seeded) -> Self {
-        Self { weather, nat, random }
+    pub const fn new(
+        weather: Weather,
+        attacker: (u64, u64),
+        nat: Option<Nat>,
+        random: Seeded,
+    ) -> Self {
+        Self { weather, attacker, nat, random }
     }
 
-    /// The sky clears: nothing is lost or doubled any more.
+    /// The sky clears: nothing is lost or doubled any more, and nobody interferes.
     pub fn clear(&mut self) {
-        (self.weather.loss, self.weather.twice) = (0, 0);
+        (self.weather.loss, self.weather.twice, self.attacker) = (0, 0, (0, 0));
     }
 
     /// The NAT, if there is one.
@@ -118,27 +135,53 @@ impl Network {
     }
 
     /// The copies of a datagram that arrive, and when; none if it is lost.
-    pub fn carry(&mut self, now: Instant, datagram: Datagram) -> Vec<(Instant, Datagram)> {
+    pub fn carry(&mut self, now: Instant, datagram: Datagram) -> Vec<Copy> {
         // Drawn first, so that what a NAT does changes nothing else.
         let lost = self.random.chance(self.weather.loss);
         let copies = if self.random.chance(self.weather.twice) { 2 } else { 1 };
-        let jitter = u64::try_from(self.weather.jitter.as_nanos()).unwrap_or(0);
-        let arrivals: Vec<Instant> = (0..copies)
-            .map(|_| {
-                let late = self.random.next_u64() % (jitter + 1);
-                now + self.weather.delay + Duration::from_nanos(late)
-            })
-            .collect();
+        let arrivals = [self.arrival(now), self.arrival(now)];
         let passed = match &mut self.nat {
             Some(nat) => nat.pass(datagram),
             None => Some(datagram),
         };
-        match passed {
-            Some(datagram) if !lost => {
-                arrivals.into_iter().map(|at| (at, datagram.clone())).collect()
+        let Some(datagram) = passed else { return Vec::new() };
+        let mut all = Vec::new();
+        if !lost {
+            for at in arrivals.into_iter().take(copies) {
+                all.push(Copy { at, datagram: datagram.clone(), timely: true });
             }
-            _ => Vec::new(),
         }
+        if self.random.chance(self.attacker.0) {
+            let at = self.arrival(now) + Duration::from_millis(self.random.between(5, 60_000));
+            all.push(Copy { at, datagram: datagram.clone(), timely: false });
+        }
+        if self.random.chance(self.attacker.1) {
+            let at = self.arrival(now);
+            all.push(Copy { at, datagram: self.damaged(datagram), timely: false });
+        }
+        all
+    }
+
+    fn arrival(&mut self, now: Instant) -> Instant {
+        let jitter = u64::try_from(self.weather.jitter.as_nanos()).unwrap_or(0);
+        now + self.weather.delay + Duration::from_nanos(self.random.below(jitter + 1))
+    }
+
+    /// The same datagram with one bit turned, or cut short.
+    fn damaged(&mut self, mut datagram: Datagram) -> Datagram {
+        let octets = match &mut datagram.content {
+            Content::Ike(octets) | Content::EspInUdp(octets, _) | Content::RawEsp(octets, _) => {
+                octets
+            }
+            Content::Keepalive => return datagram,
+        };
+        let place = usize::try_from(self.random.below(octets.len() as u64)).unwrap_or(0);
+        if self.random.chance(20) {
+            octets.truncate(place);
+        } else if let Some(octet) = octets.get_mut(place) {
+            *octet ^= 1 << self.random.below(8);
+        }
+        datagram
     }
 }
 
@@ -153,7 +196,7 @@ mod tests {
             delay: Duration::from_millis(10),
             jitter: Duration::from_millis(40),
         };
-        Network::new(weather, nat, Seeded::new(3, 0))
+        Network::new(weather, (0, 0), nat, Seeded::new(3, 0))
     }
 
     fn datagram(source: &str, destination: &str, content: Content) -> Datagram {
@@ -185,7 +228,7 @@ mod tests {
         let mut network = network(0, Some(Nat::new(inside, outside)));
         network.clear();
         let carry = |network: &mut Network, packet| {
-            network.carry(Instant::ZERO, packet).pop().map(|(_, packet)| packet)
+            network.carry(Instant::ZERO, packet).pop().map(|copy| copy.datagram)
         };
         let out = datagram("10.0.0.2:4500", "192.0.2.2:4500", Content::Keepalive);
         let seen = carry(&mut network, out.clone()).unwrap();

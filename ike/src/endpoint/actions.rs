@@ -181,7 +181,9 @@ impl Endpoint {
         let busy = sa.own.is_some();
         let stands = |child: &ChildId| {
             self.shared.children.of(winner).any(|it| {
-                it.child == *child && matches!(it.phase, Phase::Installed | Phase::Rekeying)
+                it.child == *child
+                    && !it.standby
+                    && matches!(it.phase, Phase::Installed | Phase::Rekeying)
             })
         };
         let missing: Vec<ChildId> =

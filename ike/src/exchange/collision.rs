@@ -13,8 +13,6 @@
 
 use alloc::vec::Vec;
 
-use sa_store::PairId;
-
 use crate::view::IkeSaId;
 
 /// The peer's successor of what we are replacing as well.
@@ -26,8 +24,6 @@ pub(crate) struct Rival<T> {
     pub(crate) successor: T,
 }
 
-/// A rival of a pair.
-pub(crate) type RivalPair = Rival<PairId>;
 /// A rival of an IKE SA; it is built when the key agreement is done.
 pub(crate) type RivalIke = Rival<Option<IkeSaId>>;
 

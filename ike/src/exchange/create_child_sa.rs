@@ -12,16 +12,16 @@
 
 use alloc::{boxed::Box, format, vec::Vec};
 
-use sa_store::{ChildId, EspSpi, KeGroup, PairId, SecretBytes, TrafficSelector};
+use sa_store::{ChildId, EspSpi, Instant, KeGroup, PairId, SecretBytes, TrafficSelector};
 
 use super::{
-    collision::{self, Redundant, RivalPair},
+    collision,
     pair::{self, Made},
     refusal, rekey_child_sa, rekey_ike_sa,
 };
 use crate::{
     config::{ChildConfig, Endpoints},
-    event::{Event, Failure, FailureCode},
+    event::{Failure, FailureCode},
     input::CompletionResult,
     negotiate::{
         EspChoice, KeDecision, Pfs, check_esp, esp_offer, ke_decision, select_esp, traffic_selector,
@@ -30,7 +30,7 @@ use crate::{
     sa::{
         Task,
         channel::Role,
-        child::{ChildSa, Phase},
+        child::Phase,
         established::{Answer, Established, OwnExchange, Refusal, Stage, Step},
         lifetime,
     },
@@ -52,8 +52,6 @@ pub(crate) struct Plan {
     pub(crate) config: Box<ChildConfig>,
     /// The pair to replace.
     pub(crate) old: Option<PairId>,
-    /// The peer's successor of the same pair.
-    pub(crate) rival: Option<RivalPair>,
     pub(crate) attempts: u32,
     /// Groups that were tried: INVALID_KE_PAYLOAD cannot lead in circles.
     tried: Vec<KeGroup>,
@@ -107,8 +105,6 @@ pub(crate) struct AwaitAgreement {
 pub(crate) struct AwaitInstall {
     pub(crate) plan: Plan,
     pub(crate) pair: PairId,
-    /// The lower nonce of the exchange.
-    pub(crate) nonce: Vec<u8>,
 }
 
 impl Creating {
@@ -126,15 +122,6 @@ impl Creating {
             Self::Response(state) => &state.plan,
             Self::Agreement(state) => &state.plan,
             Self::Install(state) => &state.plan,
-        }
-    }
-
-    pub(crate) fn plan_mut(&mut self) -> &mut Plan {
-        match self {
-            Self::Key(state) => &mut state.plan,
-            Self::Response(state) => &mut state.plan,
-            Self::Agreement(state) => &mut state.plan,
-            Self::Install(state) => &mut state.plan,
         }
     }
 
@@ -169,7 +156,7 @@ pub(crate) fn start(
     }
     let Some(config) = config_of(sa, shared, child) else { return Ok(()) };
     let config = Box::new(config);
-    begin(sa, shared, Plan { config, old: None, rival: None, attempts, tried: Vec::new() }, None)
+    begin(sa, shared, Plan { config, old: None, attempts, tried: Vec::new() }, None)
 }
 
 /// Asks for a successor of a pair.
@@ -181,7 +168,7 @@ pub(crate) fn start_rekey(
 ) -> Step {
     let Some((config, group)) = rekey_child_sa::prepare(sa, shared, pair) else { return Ok(()) };
     let old = Some(pair);
-    begin(sa, shared, Plan { config, old, rival: None, attempts, tried: Vec::new() }, group)
+    begin(sa, shared, Plan { config, old, attempts, tried: Vec::new() }, group)
 }
 
 /// Makes a key pair if there is a key exchange, else sends at once.
@@ -277,12 +264,9 @@ pub(crate) fn on_response(
     };
     let made = Made { spi_in, ..accepted.made };
     let nonce = collision::lower(&made.nonce_i, &made.nonce_r);
-    let lost = plan
-        .rival
-        .as_ref()
-        .is_some_and(|rival| collision::decide(nonce, &rival.nonce) == Redundant::Ours);
-    if lost {
-        return rekey_child_sa::yield_before_install(sa, shared, &plan, spi_in);
+    if rekey_child_sa::loses(shared, &plan, nonce) {
+        rekey_child_sa::yield_before_install(sa, shared, &plan, spi_in);
+        return Ok(());
     }
     match (accepted.peer_public, state.key) {
         (Some(peer_public), Some((group, private))) => {
@@ -399,9 +383,9 @@ fn on_error(sa: &mut Established, shared: &mut Shared, plan: Plan, notify: &Noti
         }
         NotifyType::TEMPORARY_FAILURE => {
             let patient = plan.old.is_some() || plan.attempts < BUSY_TRIES;
+            rekey_child_sa::not_rekeying(sa, shared, &plan);
             if patient && rekey_child_sa::still_wanted(shared, &plan) {
                 sa.retry_soon(shared, plan.task(), plan.attempts);
-                rekey_child_sa::not_rekeying(shared, &plan);
                 return Ok(());
             }
             if plan.old.is_some() || shared.children.has(sa.id, plan.config.child) {
@@ -414,7 +398,15 @@ fn on_error(sa: &mut Established, shared: &mut Shared, plan: Plan, notify: &Noti
         }
         _ => {}
     }
-    let failure = refusal::failure_of_child(notify, "our request for a child", &plan.config);
+    let mut failure = refusal::failure_of(notify, "our request for a child");
+    if notify.kind == NotifyType::TS_UNACCEPTABLE {
+        let (local, remote) = (&plan.config.local, &plan.config.remote);
+        failure.message.push_str(&format!(
+            " (we offered {} on our side and {} on the peer's)",
+            refusal::list(local),
+            refusal::list(remote)
+        ));
+    }
     fail(sa, shared, &plan, failure)
 }
 
@@ -428,6 +420,7 @@ pub(crate) fn on_completion(
     match (state, result) {
         (Creating::Key(state), CompletionResult::KeyGenerated(Ok(key))) => {
             if !rekey_child_sa::still_wanted(shared, &state.plan) {
+                rekey_child_sa::not_rekeying(sa, shared, &state.plan);
                 return Ok(());
             }
             send(sa, shared, state.plan, Some((state.group, key)))
@@ -454,11 +447,11 @@ pub(crate) fn install(
     made: Made,
     secret: Option<&SecretBytes>,
 ) -> Step {
-    let nonce = collision::lower(&made.nonce_i, &made.nonce_r).to_vec();
     let spi_in = made.spi_in;
-    match pair::install(sa, shared, &plan.config, made, secret, plan.old) {
+    let standby = plan.old.is_some_and(|old| rekey_child_sa::contested(sa, shared, old));
+    match pair::install(sa, shared, &plan.config, made, secret, plan.old, standby) {
         Ok(pair) => {
-            let state = AwaitInstall { plan, pair, nonce };
+            let state = AwaitInstall { plan, pair };
             sa.own = Some(OwnExchange::Child(Creating::Install(state)));
             Ok(())
         }
@@ -473,7 +466,7 @@ pub(crate) fn install_first(
     config: Box<ChildConfig>,
     made: Made,
 ) -> Step {
-    let plan = Plan { config, old: None, rival: None, attempts: 0, tried: Vec::new() };
+    let plan = Plan { config, old: None, attempts: 0, tried: Vec::new() };
     install(sa, shared, plan, made, None)
 }
 
@@ -486,6 +479,7 @@ pub(crate) struct Answering {
     path: Endpoints,
     /// What stands before the child's payloads: IDr and AUTH in IKE_AUTH.
     prefix: Vec<Payload<'static>>,
+    standby: bool,
     config: Box<ChildConfig>,
     old: Option<PairId>,
     step: AnswerStep,
@@ -500,6 +494,11 @@ enum AnswerStep {
 impl Answering {
     pub(crate) fn waits_for(&self, ticket: Ticket) -> bool {
         matches!(&self.step, AnswerStep::Agreement { ticket: own, .. } if *own == ticket)
+    }
+
+    /// The pair that the peer replaces.
+    pub(crate) const fn replaces(&self) -> Option<PairId> {
+        self.old
     }
 
     fn installs(&self, pair: PairId) -> bool {
@@ -542,6 +541,7 @@ pub(crate) fn on_request(
     let nonce_r = shared.nonce();
     let wanted = Wanted {
         exchange: ExchangeType::CREATE_CHILD_SA,
+        begun: None,
         path,
         prefix: Vec::new(),
         old,
@@ -554,6 +554,8 @@ pub(crate) fn on_request(
 /// A request for a child, from whichever exchange.
 pub(crate) struct Wanted {
     pub(crate) exchange: ExchangeType,
+    /// When the negotiation of an IKE SA began that brings the child with it.
+    pub(crate) begun: Option<Instant>,
     pub(crate) path: Endpoints,
     pub(crate) prefix: Vec<Payload<'static>>,
     pub(crate) old: Option<PairId>,
@@ -576,7 +578,7 @@ pub(crate) fn answer(
     else {
         return refuse(sa, shared, old, ts_refused(sa, shared, ts_r, ts_i));
     };
-    if wanted.old.is_none() && rekey_child_sa::crosses_own_request(sa, config.child) {
+    if wanted.old.is_none() && rekey_child_sa::crosses_own_request(sa, shared, config.child) {
         return Err(NotifyType::TEMPORARY_FAILURE.into());
     }
     let choice = match select_esp(&config.proposals, sa_i, pfs) {
@@ -613,8 +615,9 @@ pub(crate) fn answer(
         nonce_r: wanted.nonce_r,
         role: Role::Responder,
     };
-    rekey_child_sa::note_rival(sa, wanted.old, &made);
-    let head = Head { exchange: wanted.exchange, path: wanted.path, prefix: wanted.prefix };
+    let standby = wanted.old.is_some() || is_doubled(sa, shared, config.child, wanted.begun);
+    let (exchange, path, prefix) = (wanted.exchange, wanted.path, wanted.prefix);
+    let head = Head { exchange, path, prefix, standby };
     match public {
         Some((group, peer_public)) => {
             let kind = RequestKind::GenerateAndAgree { group, peer_public };
@@ -632,6 +635,20 @@ struct Head {
     exchange: ExchangeType,
     path: Endpoints,
     prefix: Vec<Payload<'static>>,
+    standby: bool,
+}
+
+/// Whether the child works already and both ends know it: then its traffic does not move to the
+/// new pair before the peer, which has not got our response, has it as well.
+fn is_doubled(sa: &Established, shared: &Shared, child: ChildId, begun: Option<Instant>) -> bool {
+    let tunnel = sa.peer.tunnel();
+    let mut others = shared.directory.active(tunnel);
+    let doubled = others.any(|(ike, entry)| {
+        // A new IKE SA replaces older ones, unless both ends called at once.
+        let crosswise = begun.is_none_or(|begun| entry.ours && entry.since >= begun);
+        crosswise && shared.children.has(ike, child)
+    });
+    doubled || begun.is_some() && shared.is_calling(tunnel)
 }
 
 impl Head {
@@ -641,8 +658,8 @@ impl Head {
         old: Option<PairId>,
         step: AnswerStep,
     ) -> Answering {
-        let Self { exchange, path, prefix } = self;
-        Answering { exchange, path, prefix, config, old, step }
+        let Self { exchange, path, prefix, standby } = self;
+        Answering { exchange, path, prefix, standby, config, old, step }
     }
 }
 
@@ -737,9 +754,8 @@ fn install_answer(
     payloads.push(Payload::TsI(TrafficSelectors::new(made.remote.clone())));
     payloads.push(Payload::TsR(TrafficSelectors::new(made.local.clone())));
     let spi_in = made.spi_in;
-    match pair::install(sa, shared, &config, made, secret.as_ref(), old) {
+    match pair::install(sa, shared, &config, made, secret.as_ref(), old, head.standby) {
         Ok(pair) => {
-            rekey_child_sa::name_rival(sa, old, pair);
             let step = AnswerStep::Install { pair, payloads };
             sa.answer = Some(Answer::Child(head.answering(config, old, step)));
             Ok(())
@@ -757,8 +773,8 @@ pub(crate) fn on_answer_completion(
     state: Answering,
     result: CompletionResult,
 ) -> Step {
-    let Answering { exchange, path, prefix, config, old, step } = state;
-    let head = Head { exchange, path, prefix };
+    let Answering { exchange, path, prefix, standby, config, old, step } = state;
+    let head = Head { exchange, path, prefix, standby };
     let AnswerStep::Agreement { made, group, .. } = step else { return Ok(()) };
     match result {
         CompletionResult::Agreed(Ok(agreement)) if agreement.public.is_some() => {
@@ -792,7 +808,9 @@ fn answer_failed(
 ) -> Step {
     let (tunnel, remote) = (sa.peer.tunnel(), sa.channel.path.remote);
     shared.failed(Some(tunnel), Some(child), remote, failure);
-    rekey_child_sa::forget_rival(sa, old);
+    if let Some(old) = old {
+        rekey_child_sa::settle(sa, shared, old);
+    }
     let mut payloads = head.prefix;
     payloads.push(Payload::Notify(Notify::new(NotifyType::TEMPORARY_FAILURE)));
     sa.respond(shared, head.exchange, &payloads, head.path)
@@ -846,7 +864,7 @@ fn answer_installed(
     pair: PairId,
     installed: Installed,
 ) -> Step {
-    let Answering { exchange, path, mut prefix, config, old, step } = state;
+    let Answering { exchange, path, mut prefix, standby, config, old, step } = state;
     let AnswerStep::Install { payloads, .. } = step else { return Ok(()) };
     match installed {
         Ok(()) => {
@@ -859,7 +877,7 @@ fn answer_installed(
             if let Some(spi) = spi {
                 shared.spis.release(spi);
             }
-            let head = Head { exchange, path, prefix };
+            let head = Head { exchange, path, prefix, standby };
             answer_failed(sa, shared, head, (config.child, old), failure)
         }
     }
@@ -878,6 +896,7 @@ fn stands(sa: &Established, shared: &mut Shared, pair: PairId) {
         it.rekey_at = rekey_at;
         it.expires_at = expires_at;
     }
+    shared.pair_stands(pair);
 }
 
 fn own_installed(
@@ -886,15 +905,15 @@ fn own_installed(
     state: AwaitInstall,
     installed: Installed,
 ) -> Step {
-    let AwaitInstall { plan, pair, nonce } = state;
+    let AwaitInstall { plan, pair } = state;
     match (installed, plan.old) {
         (Ok(()), None) => {
-            announce(shared, pair);
+            shared.announce(None, pair);
             shared.act(Action::Deduplicate(sa.peer.tunnel()));
             Ok(())
         }
         (Ok(()), Some(old)) => {
-            rekey_child_sa::finish(sa, shared, &plan, (old, pair), &nonce);
+            rekey_child_sa::settle(sa, shared, old);
             Ok(())
         }
         (Err((failure, spi)), _) => {
@@ -903,24 +922,6 @@ fn own_installed(
             }
             fail(sa, shared, &plan, failure)
         }
-    }
-}
-
-/// Tells that a child is up.
-pub(crate) fn announce(shared: &mut Shared, pair: PairId) {
-    if let Some(event) = shared.children.get(pair).map(installed_event) {
-        shared.event(event);
-    }
-}
-
-fn installed_event(it: &ChildSa) -> Event {
-    Event::ChildInstalled {
-        tunnel: it.tunnel,
-        child: it.child,
-        pair: it.pair,
-        transform: it.transform,
-        local: it.local.clone(),
-        remote: it.remote.clone(),
     }
 }
 

@@ -36,7 +36,8 @@ pub(crate) struct Made {
 /// Backends stop an SA this long after its hard lifetime, should nobody have removed it.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Derives the keys of a child and asks for its installation.
+/// Derives the keys of a child and asks for its installation. With `standby` traffic does not
+/// move to it yet.
 pub(crate) fn install(
     sa: &Established,
     shared: &mut Shared,
@@ -44,6 +45,7 @@ pub(crate) fn install(
     made: Made,
     secret: Option<&SecretBytes>,
     replaces: Option<PairId>,
+    standby: bool,
 ) -> Result<PairId, Failure> {
     let suite = made.choice.transform.suite;
     let keys = sa
@@ -74,7 +76,12 @@ pub(crate) fn install(
         installed: shared.now,
         rekey_at: Instant::NEVER,
         expires_at: Instant::NEVER,
-        standby: replaces.is_some() && made.role == Role::Responder,
+        nonce: super::collision::lower(&made.nonce_i, &made.nonce_r).to_vec(),
+        ours: made.role == Role::Initiator,
+        standby,
+        carry_at: Instant::NEVER,
+        displaces: None,
+        announced: false,
         phase: Phase::Installing,
     };
     let inbound = record(sa, &child, config, Direction::Inbound, key_in);

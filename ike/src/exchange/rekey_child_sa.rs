@@ -13,23 +13,23 @@
 //! ```
 
 use alloc::boxed::Box;
+use core::time::Duration;
 
 use sa_store::{ChildId, EspSpi, Instant, KeGroup, PairId};
 
 use super::{
-    collision::{self, Redundant, Rival},
+    collision::{self, Redundant},
     create_child_sa::{self, Creating, Plan},
     informational::{self, Deleting},
-    pair::Made,
 };
 use crate::{
     config::ChildConfig,
-    event::{Event, Failure, FailureCode},
+    event::{Failure, FailureCode},
     sa::{
         Task,
         channel::Role,
-        child::Phase,
-        established::{Established, OwnExchange, Refusal},
+        child::{ChildSa, Phase},
+        established::{Answer, Established, OwnExchange, Refusal},
     },
     shared::{Action, Shared},
     wire::{Notify, NotifyType, Payloads, ProtocolId},
@@ -37,6 +37,10 @@ use crate::{
 
 /// How long a peer may take to delete its redundant pair, in drain times.
 const PATIENCE: u32 = 3;
+/// How long a request of the peer may have been under way, sent again and again.
+const UNDER_WAY: Duration = Duration::from_secs(90);
+/// When to ask whether the peer has a pair that it has not used yet.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// Marks a pair as being rekeyed; `None` if there is nothing to rekey any more. A pair that the
 /// peer made and does not use yet has to wait: the peer may not even have it.
@@ -45,6 +49,9 @@ pub(crate) fn prepare(
     shared: &mut Shared,
     pair: PairId,
 ) -> Option<(Box<ChildConfig>, Option<KeGroup>)> {
+    if answers(sa, pair) {
+        return None;
+    }
     let old = shared.children.get(pair).filter(|old| old.phase == Phase::Installed)?;
     let (child, group, standby) = (old.child, old.group, old.standby);
     if standby {
@@ -56,6 +63,16 @@ pub(crate) fn prepare(
     Some((Box::new(config), group))
 }
 
+/// Whether the peer's request to replace a pair is being answered.
+fn answers(sa: &Established, pair: PairId) -> bool {
+    matches!(&sa.answer, Some(Answer::Child(answering)) if answering.replaces() == Some(pair))
+}
+
+/// Whether our own request to replace a pair is under way.
+fn asks(sa: &Established, pair: PairId) -> bool {
+    matches!(&sa.own, Some(OwnExchange::Child(own)) if own.plan().old == Some(pair))
+}
+
 /// Whether the successor is still needed.
 pub(crate) fn still_wanted(shared: &Shared, plan: &Plan) -> bool {
     plan.old.is_none_or(|old| {
@@ -64,18 +81,20 @@ pub(crate) fn still_wanted(shared: &Shared, plan: &Plan) -> bool {
     })
 }
 
-/// Our attempt is over without a successor.
-pub(crate) fn not_rekeying(shared: &mut Shared, plan: &Plan) {
-    if let Some(old) = plan.old.and_then(|old| shared.children.get_mut(old))
-        && old.phase == Phase::Rekeying
+/// Our attempt is over without a successor. If the peer's stands, that is the one.
+pub(crate) fn not_rekeying(sa: &mut Established, shared: &mut Shared, plan: &Plan) {
+    let Some(old) = plan.old else { return };
+    if let Some(it) = shared.children.get_mut(old)
+        && it.phase == Phase::Rekeying
     {
-        old.phase = Phase::Installed;
+        it.phase = Phase::Installed;
     }
+    settle(sa, shared, old);
 }
 
 /// A rekey failed: it is tried again until the hard lifetime ends the pair.
 pub(crate) fn keep_trying(sa: &mut Established, shared: &mut Shared, plan: &Plan) {
-    not_rekeying(shared, plan);
+    not_rekeying(sa, shared, plan);
     if plan.old.is_some() && still_wanted(shared, plan) {
         sa.retry(shared, plan.task(), plan.attempts);
     }
@@ -83,13 +102,20 @@ pub(crate) fn keep_trying(sa: &mut Established, shared: &mut Shared, plan: &Plan
 
 /// CHILD_SA_NOT_FOUND: the peer does not have the pair any more (RFC 7296 §2.25.1).
 pub(crate) fn peer_lost_it(sa: &mut Established, shared: &mut Shared, plan: &Plan) {
+    not_rekeying(sa, shared, plan);
     let Some(old) = plan.old else { return };
-    let Some(phase) = shared.children.get(old).map(|old| old.phase) else { return };
     let reason = Failure::new(FailureCode::ChildSaNotFound, "the peer had deleted the child");
     shared.end_pair(old, Some(&reason));
-    if !matches!(phase, Phase::Replaced { .. }) && plan.rival.is_none() {
-        sa.queue.push(Task::CreateChild(plan.config.child), shared.now);
+    let child = plan.config.child;
+    if !shared.children.has(sa.id, child) {
+        sa.queue.push(Task::CreateChild(child), shared.now);
     }
+}
+
+/// Whether the peer's successor stands and wins against one of ours with this lower nonce.
+pub(crate) fn loses(shared: &Shared, plan: &Plan, nonce: &[u8]) -> bool {
+    let theirs = plan.old.and_then(|old| shared.children.successor(old, false));
+    theirs.is_some_and(|it| collision::decide(nonce, &it.nonce) == Redundant::Ours)
 }
 
 /// The peer's successor wins before ours is installed: ours is deleted.
@@ -98,47 +124,88 @@ pub(crate) fn yield_before_install(
     shared: &mut Shared,
     plan: &Plan,
     spi_in: EspSpi,
-) -> crate::sa::established::Step {
-    sa.queue.push(Task::DeleteSpi(spi_in), shared.now);
-    if let (Some(old), Some(rival)) = (plan.old, &plan.rival) {
-        announce(sa, shared, plan.config.child, (old, rival.successor));
-    }
-    Ok(())
-}
-
-fn announce(sa: &Established, shared: &mut Shared, child: ChildId, (old, new): (PairId, PairId)) {
-    let tunnel = sa.peer.tunnel();
-    shared.event(Event::ChildRekeyed { tunnel, child, old, new });
-}
-
-/// Our successor is installed and carries the traffic.
-pub(crate) fn finish(
-    sa: &mut Established,
-    shared: &mut Shared,
-    plan: &Plan,
-    (old, pair): (PairId, PairId),
-    nonce: &[u8],
 ) {
-    let now = shared.now;
-    let rival = plan.rival.as_ref();
-    let lost = rival.is_some_and(|it| collision::decide(nonce, &it.nonce) == Redundant::Ours);
-    if let (true, Some(rival)) = (lost, rival) {
-        if let Some(ours) = shared.children.get_mut(pair) {
-            ours.phase = Phase::Replaced { until: Instant::NEVER };
+    sa.queue.push(Task::DeleteSpi(spi_in), shared.now);
+    not_rekeying(sa, shared, plan);
+}
+
+/// Whether a successor of ours that is about to be installed may have a rival: then traffic
+/// waits for the decision.
+pub(crate) fn contested(sa: &Established, shared: &Shared, old: PairId) -> bool {
+    answers(sa, old) || shared.children.successor(old, false).is_some()
+}
+
+/// Decides who succeeds a pair as soon as that can be known at both ends: when no exchange that
+/// replaces it is open any more. Both ends see the same successors then, and the same nonces.
+pub(crate) fn settle(sa: &mut Established, shared: &mut Shared, old: PairId) {
+    let ours = shared.children.successor(old, true).map(|it| (it.pair, it.nonce.clone()));
+    let theirs = shared.children.successor(old, false).map(|it| (it.pair, it.nonce.clone()));
+    match (ours, theirs) {
+        (None, None) => {}
+        (Some((ours, _)), None) => {
+            if !answers(sa, old) {
+                inherit(sa, shared, old, ours);
+            }
         }
-        sa.queue.push(Task::DeletePair(pair, informational::replaced()), now);
-        announce(sa, shared, plan.config.child, (old, rival.successor));
-        return;
+        (None, Some((theirs, _))) => {
+            if !asks(sa, old) {
+                give_way(sa, shared, old, theirs);
+            }
+        }
+        (Some((ours, own_nonce)), Some((theirs, nonce))) => {
+            match collision::decide(&own_nonce, &nonce) {
+                Redundant::Ours => {
+                    if let Some(it) = shared.children.get_mut(ours) {
+                        it.phase = Phase::Replaced { until: Instant::NEVER };
+                    }
+                    let task = Task::DeletePair(ours, informational::replaced());
+                    sa.queue.push(task, shared.now);
+                    give_way(sa, shared, old, theirs);
+                    let child = shared.children.get(theirs).map(|it| it.child);
+                    if child.and_then(|child| shared.children.carrier(child)) == Some(ours) {
+                        // Back to what the peer has for sure, until it uses its successor.
+                        let stands = shared.children.get(old).is_some();
+                        shared.carry(if stands { old } else { theirs });
+                    }
+                }
+                Redundant::Theirs => {
+                    await_delete(shared, theirs);
+                    inherit(sa, shared, old, ours);
+                }
+            }
+        }
     }
-    if let Some(rival) = rival {
-        await_delete(shared, rival.successor);
+}
+
+/// Our successor carries the traffic from now on; we delete what it replaces.
+fn inherit(sa: &mut Established, shared: &mut Shared, old: PairId, ours: PairId) {
+    shared.carry(ours);
+    retire(sa, shared, old);
+    if shared.children.get(old).is_some() {
+        sa.queue.push(Task::DeletePair(old, informational::replaced()), shared.now);
     }
-    if let Some(old) = shared.children.get_mut(old) {
-        old.phase = Phase::Replaced { until: Instant::NEVER };
-        let task = Task::DeletePair(old.pair, informational::replaced());
-        sa.queue.push(task, now);
+    shared.announce(Some(old), ours);
+}
+
+/// The peer's successor carries the traffic as soon as the peer uses it or has deleted what it
+/// replaces.
+fn give_way(sa: &mut Established, shared: &mut Shared, old: PairId, theirs: PairId) {
+    if retire(sa, shared, old) {
+        shared.announce(Some(old), theirs);
+    } else {
+        shared.carry(theirs);
+        shared.announce(None, theirs);
     }
-    announce(sa, shared, plan.config.child, (old, pair));
+}
+
+/// A pair has its successor; false if it is gone already.
+fn retire(sa: &mut Established, shared: &mut Shared, old: PairId) -> bool {
+    sa.queue.remove(|task| *task == Task::RekeyChild(old));
+    let Some(it) = shared.children.get_mut(old) else { return false };
+    if matches!(it.phase, Phase::Installed | Phase::Rekeying) {
+        it.phase = Phase::Replaced { until: Instant::NEVER };
+    }
+    true
 }
 
 /// The peer will delete its redundant pair; if not, we do.
@@ -154,7 +221,7 @@ fn await_delete(shared: &mut Shared, pair: PairId) {
 /// The pair that a request wants to replace; `None` if it asks for another child.
 pub(crate) fn find_old(
     sa: &mut Established,
-    shared: &Shared,
+    shared: &mut Shared,
     payloads: &Payloads<'_>,
 ) -> Result<Option<PairId>, Refusal> {
     let Some(rekey) = payloads.notify(NotifyType::REKEY_SA) else { return Ok(None) };
@@ -176,48 +243,29 @@ pub(crate) fn find_old(
     if matches!(&sa.own, Some(OwnExchange::Child(Creating::Key(own))) if own.plan.old == Some(pair))
     {
         sa.own = None;
+        if let Some(old) = shared.children.get_mut(pair) {
+            old.phase = Phase::Installed;
+        }
     }
     Ok(Some(pair))
 }
 
-/// Our own exchange that replaces the same pair.
-fn own_rekey(sa: &mut Established, old: Option<PairId>) -> Option<&mut Plan> {
-    match &mut sa.own {
-        Some(OwnExchange::Child(own)) if old.is_some() && own.plan().old == old => {
-            Some(own.plan_mut())
-        }
-        _ => None,
-    }
-}
-
-/// The peer replaces what we are replacing: nonces will decide.
-pub(crate) fn note_rival(sa: &mut Established, old: Option<PairId>, made: &Made) {
-    if let Some(plan) = own_rekey(sa, old) {
-        let nonce = collision::lower(&made.nonce_i, &made.nonce_r).to_vec();
-        plan.rival = Some(Rival { nonce, successor: PairId::default() });
-    }
-}
-
-/// The rival has a pair now.
-pub(crate) fn name_rival(sa: &mut Established, old: Option<PairId>, pair: PairId) {
-    if let Some(rival) = own_rekey(sa, old).and_then(|plan| plan.rival.as_mut()) {
-        rival.successor = pair;
-    }
-}
-
-/// The rival did not come to be.
-pub(crate) fn forget_rival(sa: &mut Established, old: Option<PairId>) {
-    if let Some(plan) = own_rekey(sa, old) {
-        plan.rival = None;
-    }
-}
-
 /// Whether both ends ask for the same new child at once and the peer has to wait: the original
-/// initiator of the IKE SA goes first.
-pub(crate) fn crosses_own_request(sa: &Established, child: ChildId) -> bool {
-    sa.channel.spis.role == Role::Initiator
+/// initiator of the IKE SA goes first. A request that was under way while ours was answered
+/// comes too late.
+pub(crate) fn crosses_own_request(sa: &Established, shared: &Shared, child: ChildId) -> bool {
+    let asked = sa.channel.spis.role == Role::Initiator
         && matches!(&sa.own, Some(OwnExchange::Child(own))
-            if own.plan().old.is_none() && own.plan().config.child == child)
+            if own.plan().old.is_none() && own.plan().config.child == child);
+    let fresh = |it: &ChildSa| {
+        it.child == child
+            && it.ours
+            && it.replaces.is_none()
+            && !it.nonce.is_empty()
+            && shared.now.since(it.installed) < UNDER_WAY
+            && matches!(it.phase, Phase::Installing | Phase::Installed | Phase::Rekeying)
+    };
+    asked || shared.children.of(sa.id).any(fresh)
 }
 
 /// A pair that the peer asked for stands and the peer has been told.
@@ -228,22 +276,18 @@ pub(crate) fn answered(
     pair: PairId,
 ) {
     let Some(old) = old else {
-        create_child_sa::announce(shared, pair);
+        let waits = shared.children.get(pair).is_some_and(|it| {
+            it.standby
+                && (shared.children.carrier(it.child).is_some() || shared.is_calling(it.tunnel))
+        });
+        if waits {
+            // The peer's sign of life is the earliest proof that it has the response.
+            sa.queue.push(Task::Liveness, shared.now + SIGN_OF_LIFE);
+        } else if shared.carry(pair) {
+            shared.announce(None, pair);
+        }
         shared.act(Action::Deduplicate(sa.peer.tunnel()));
         return;
     };
-    let Some(child) = shared.children.get(pair).map(|it| it.child) else { return };
-    let contested = own_rekey(sa, Some(old)).is_some();
-    if shared.children.has_active_successor(old, pair) && !contested {
-        await_delete(shared, pair);
-        return;
-    }
-    match shared.children.get_mut(old) {
-        Some(old) => old.phase = Phase::Replaced { until: Instant::NEVER },
-        None => shared.activate_pair(pair),
-    }
-    sa.queue.remove(|task| *task == Task::RekeyChild(old));
-    if !contested {
-        announce(sa, shared, child, (old, pair));
-    }
+    settle(sa, shared, old);
 }

@@ -435,7 +435,7 @@ pub(crate) fn on_request(
 /// Our request for a child has not been sent: it is made on the successor.
 fn requeue(sa: &mut Established, shared: &mut Shared) {
     if let Some(OwnExchange::Child(own)) = sa.own.take() {
-        super::rekey_child_sa::not_rekeying(shared, own.plan());
+        super::rekey_child_sa::not_rekeying(sa, shared, own.plan());
         sa.queue.push(own.plan().task(), shared.now);
     }
 }

@@ -19,9 +19,15 @@ use crate::{
     event::{Event, Failure},
     input::CompletionResult,
     output::RequestKind,
-    shared::{Shared, Waiter},
+    shared::{Action, Shared, Waiter},
     view::{ChildState, ChildView, IkeSaId},
 };
+
+/// A pair that got its child back because a successor went is rekeyed after this long.
+const REKEY_AGAIN: core::time::Duration = core::time::Duration::from_secs(3);
+
+/// How long the peer may need to install a pair.
+const INSTALLING: core::time::Duration = core::time::Duration::from_secs(1);
 
 /// One pair.
 #[derive(Clone, Debug)]
@@ -51,8 +57,18 @@ pub(crate) struct ChildSa {
     pub(crate) installed: Instant,
     pub(crate) rekey_at: Instant,
     pub(crate) expires_at: Instant,
+    /// The lower nonce of the exchange that made it; empty for IKE_AUTH.
+    pub(crate) nonce: Vec<u8>,
+    /// Whether we began that exchange.
+    pub(crate) ours: bool,
     /// The outbound SA waits: the peer is not known to use the pair yet.
     pub(crate) standby: bool,
+    /// When it stops waiting at the latest.
+    pub(crate) carry_at: Instant,
+    /// The pair that carried the child when the backend was asked to install this one.
+    pub(crate) displaces: Option<PairId>,
+    /// The operator was told that this pair is the child's.
+    pub(crate) announced: bool,
     pub(crate) phase: Phase,
 }
 
@@ -94,6 +110,8 @@ pub(crate) struct Children {
     live: BTreeMap<PairId, ChildSa>,
     leaving: BTreeMap<PairId, Leaving>,
     timers: BTreeSet<(Instant, PairId)>,
+    /// The pair whose outbound SA carries a child's traffic.
+    carriers: BTreeMap<ChildId, PairId>,
 }
 
 impl Children {
@@ -135,28 +153,45 @@ impl Children {
             .find(|sa| matches!(sa.phase, Phase::Installed | Phase::Rekeying))
     }
 
-    /// Who carries the child of a pair that ends.
-    fn heir(&self, old: &ChildSa) -> Option<ChildSa> {
-        let successor = self.live.values().rev().find(|sa| sa.replaces == Some(old.pair));
-        let installing = successor.filter(|sa| sa.phase == Phase::Installing);
-        let current = self
-            .live
-            .values()
-            .rev()
-            .filter(|sa| sa.child == old.child && sa.pair != old.pair)
-            .filter(|sa| sa.remote_id.same(&old.remote_id))
-            .find(|sa| matches!(sa.phase, Phase::Installed | Phase::Rekeying));
-        current.or(installing).cloned()
+    /// Who carries the child of a pair that ends, of what stands at both ends: its successor; or,
+    /// if it is itself a successor that is not needed, what it was made to replace or another
+    /// successor of that; or any pair of the child.
+    fn heir(&self, old: &ChildSa) -> Option<PairId> {
+        let usable = |sa: &&ChildSa| matches!(sa.phase, Phase::Installed | Phase::Rekeying);
+        let others = || {
+            self.live.values().rev().filter(|sa| {
+                sa.child == old.child && sa.pair != old.pair && sa.remote_id.same(&old.remote_id)
+            })
+        };
+        let successor = others().filter(usable).find(|sa| sa.replaces == Some(old.pair));
+        let brother = || {
+            let same = |sa: &&ChildSa| sa.replaces == old.replaces && !sa.standby;
+            old.replaces.and_then(|_| others().filter(usable).find(same))
+        };
+        let father = || {
+            let father = old.replaces.and_then(|father| self.live.get(&father));
+            father.filter(|sa| !matches!(sa.phase, Phase::Deleting | Phase::Installing))
+        };
+        successor
+            .or_else(brother)
+            .or_else(father)
+            .or_else(|| others().filter(usable).find(|sa| !sa.standby))
+            .or_else(|| others().find(usable))
+            .map(|sa| sa.pair)
     }
 
-    /// Whether another successor of `old` than `except` carries the traffic already.
-    pub(crate) fn has_active_successor(&self, old: PairId, except: PairId) -> bool {
-        self.live.values().any(|sa| {
+    /// The successor of a pair that stands, ours or the peer's.
+    pub(crate) fn successor(&self, old: PairId, ours: bool) -> Option<&ChildSa> {
+        self.live.values().rev().find(|sa| {
             sa.replaces == Some(old)
-                && sa.pair != except
-                && !sa.standby
+                && sa.ours == ours
                 && matches!(sa.phase, Phase::Installed | Phase::Rekeying)
         })
+    }
+
+    /// The pair that carries a child's traffic now.
+    pub(crate) fn carrier(&self, child: ChildId) -> Option<PairId> {
+        self.carriers.get(&child).copied()
     }
 
     /// Whether an IKE SA has the child, or is getting it installed.
@@ -234,7 +269,7 @@ impl ChildSa {
     /// When something is due for it.
     pub(crate) fn due(&self) -> Instant {
         match self.phase {
-            Phase::Installed => self.rekey_at.min(self.expires_at),
+            Phase::Installed => self.rekey_at.min(self.expires_at).min(self.carry_at),
             Phase::Installing | Phase::Rekeying => self.expires_at,
             Phase::Replaced { until } => until.min(self.expires_at),
             Phase::Deleting => Instant::NEVER,
@@ -244,15 +279,17 @@ impl ChildSa {
 
 impl Shared {
     /// The peer uses the pair: our traffic moves to it, and what it replaces begins to drain.
+    /// While we negotiate another successor of the same pair, nothing moves: that one may win.
     pub(crate) fn activate_pair(&mut self, pair: PairId) {
         let until = self.now + self.config.drain_time;
-        let Some(sa) = self.children.get_mut(pair) else { return };
-        if !sa.standby || sa.phase == Phase::Installing {
+        let Some(sa) = self.children.get(pair) else { return };
+        let ready = sa.standby && matches!(sa.phase, Phase::Installed | Phase::Rekeying);
+        let father = sa.replaces.and_then(|old| self.children.get(old));
+        if !ready || father.is_some_and(|old| old.phase == Phase::Rekeying) {
             return;
         }
-        sa.standby = false;
         let (child, origin) = (sa.child, sa.origin);
-        self.request(Waiter::Pair(pair), RequestKind::Activate { pair });
+        self.carry(pair);
         for old in self.children.live.values_mut() {
             let older = old.child == child && old.origin == origin && old.pair < pair;
             if let Phase::Replaced { until: when } = &mut old.phase
@@ -263,16 +300,115 @@ impl Shared {
         }
     }
 
-    /// A pair ends in the eyes of IKE. If another pair carries its child, that one gets the
+    /// The backend has moved a child's traffic to a pair.
+    pub(crate) fn pair_carries(&mut self, pair: PairId) {
+        if let Some(sa) = self.children.get(pair).filter(|sa| sa.replaces.is_none()) {
+            let tunnel = sa.tunnel;
+            self.announce(None, pair);
+            self.act(Action::Deduplicate(tunnel));
+        }
+    }
+
+    /// The peer has our last response, so it has the pairs of this IKE SA or is installing them.
+    pub(crate) fn confirm_pairs(&mut self, owner: IkeSaId) {
+        let at = self.now + INSTALLING;
+        let waits = |sa: &&mut ChildSa| {
+            sa.owner == owner && sa.standby && sa.replaces.is_none() && sa.phase == Phase::Installed
+        };
+        for sa in self.children.live.values_mut().filter(waits) {
+            sa.carry_at = sa.carry_at.min(at);
+        }
+    }
+
+    /// Moves traffic to pairs that have waited long enough for the peer to use them.
+    pub(crate) fn carry_waiting(&mut self, owner: IkeSaId) {
+        let now = self.now;
+        let due: Vec<PairId> = self
+            .children
+            .of(owner)
+            .filter(|sa| sa.carry_at <= now && sa.phase == Phase::Installed)
+            .map(|sa| sa.pair)
+            .collect();
+        for pair in due {
+            self.activate_pair(pair);
+        }
+    }
+
+    /// The child's traffic goes out on this pair from now on; true if it does already.
+    pub(crate) fn carry(&mut self, pair: PairId) -> bool {
+        let Some(sa) = self.children.get_mut(pair).filter(|sa| sa.phase != Phase::Installing)
+        else {
+            return false;
+        };
+        (sa.standby, sa.carry_at) = (false, Instant::NEVER);
+        let child = sa.child;
+        let carries = self.children.carriers.insert(child, pair) == Some(pair);
+        if !carries {
+            self.request(Waiter::Pair(pair), RequestKind::Activate { pair });
+        }
+        carries
+    }
+
+    /// Tells once that a pair is the child's: in the place of `old`, or as a new one.
+    pub(crate) fn announce(&mut self, old: Option<PairId>, pair: PairId) {
+        let old = old.filter(|old| {
+            let told = self.children.get_mut(*old).map(|old| &mut old.announced);
+            told.is_some_and(core::mem::take)
+        });
+        self.replaced_by(old, pair);
+    }
+
+    /// As [`Self::announce`], for an `old` that is out of the books already.
+    fn replaced_by(&mut self, old: Option<PairId>, pair: PairId) {
+        let Some(sa) = self.children.get_mut(pair) else { return };
+        let told = core::mem::replace(&mut sa.announced, true);
+        let event = match old {
+            Some(old) => Event::ChildRekeyed { tunnel: sa.tunnel, child: sa.child, old, new: pair },
+            None if told => return,
+            None => Event::ChildInstalled {
+                tunnel: sa.tunnel,
+                child: sa.child,
+                pair,
+                transform: sa.transform,
+                local: sa.local.clone(),
+                remote: sa.remote.clone(),
+            },
+        };
+        self.event(event);
+    }
+
+    /// A pair stands at the backend.
+    pub(crate) fn pair_stands(&mut self, pair: PairId) {
+        let Some(sa) = self.children.get(pair).filter(|sa| !sa.standby) else { return };
+        // Somebody else may have got the traffic in the meantime.
+        let (child, displaces) = (sa.child, sa.displaces);
+        if self.children.carrier(child) == displaces {
+            self.children.carriers.insert(child, pair);
+        }
+    }
+
+    /// A pair ends in the eyes of IKE. If another pair can carry its child, that one gets the
     /// traffic and this one goes on receiving what is under way for a while; otherwise it is
     /// removed at once and its child is down because of `reason`.
     pub(crate) fn end_pair(&mut self, pair: PairId, reason: Option<&Failure>) {
         let Some(sa) = self.children.live.remove(&pair) else { return };
-        let carried = sa.phase != Phase::Installing && !sa.standby;
         let heir = self.children.heir(&sa);
-        match (&heir, reason) {
-            (Some(heir), _) if carried => self.hand_over(&sa, heir),
-            (None, Some(reason)) if carried => self.event(Event::ChildDown {
+        if self.children.carrier(sa.child) == Some(pair) {
+            match heir {
+                Some(heir) => {
+                    self.carry(heir);
+                }
+                None => {
+                    self.children.carriers.remove(&sa.child);
+                }
+            }
+        }
+        match (heir, reason) {
+            (Some(heir), _) if sa.announced => {
+                self.revive(heir);
+                self.replaced_by(Some(pair), heir);
+            }
+            (None, Some(reason)) if sa.announced => self.event(Event::ChildDown {
                 tunnel: sa.tunnel,
                 child: sa.child,
                 pair,
@@ -280,43 +416,17 @@ impl Shared {
             }),
             _ => {}
         }
-        self.restore_predecessor(&sa);
-        self.take_leave(sa, heir.is_some() && carried);
+        self.take_leave(sa, heir.is_some());
     }
 
-    /// A successor goes and there is no other: what it was to replace is in use as before.
-    fn restore_predecessor(&mut self, gone: &ChildSa) {
+    /// A pair whose successors came to nothing has its child back, and needs another one.
+    fn revive(&mut self, pair: PairId) {
         let now = self.now;
-        let Some(old) = gone.replaces else { return };
-        if self.children.live.values().any(|sa| sa.replaces == Some(old)) {
-            return;
-        }
-        if let Some(old) = self.children.get_mut(old)
-            && matches!(old.phase, Phase::Replaced { .. })
+        if let Some(sa) = self.children.get_mut(pair)
+            && matches!(sa.phase, Phase::Replaced { .. })
         {
-            old.phase = Phase::Installed;
-            old.rekey_at = if old.rekey_at == Instant::NEVER && old.expires_at != Instant::NEVER {
-                now
-            } else {
-                old.rekey_at
-            };
-        }
-    }
-
-    fn hand_over(&mut self, old: &ChildSa, heir: &ChildSa) {
-        let pair = heir.pair;
-        if heir.phase == Phase::Installing {
-            return;
-        }
-        let announced = heir.replaces == Some(old.pair);
-        if heir.standby {
-            self.activate_pair(pair);
-        } else if !matches!(old.phase, Phase::Replaced { .. }) {
-            self.request(Waiter::Pair(pair), RequestKind::Activate { pair });
-        }
-        if !announced && !matches!(old.phase, Phase::Replaced { .. }) {
-            let (tunnel, child) = (old.tunnel, old.child);
-            self.event(Event::ChildRekeyed { tunnel, child, old: old.pair, new: pair });
+            sa.phase = Phase::Installed;
+            sa.rekey_at = now + REKEY_AGAIN;
         }
     }
 
@@ -394,11 +504,12 @@ impl Shared {
     /// Asks a backend for both directions of a pair and keeps it in view.
     pub(crate) fn install_pair(
         &mut self,
-        sa: ChildSa,
+        mut sa: ChildSa,
         (inbound, outbound): (Box<sa_store::SaRecord>, Box<sa_store::SaRecord>),
     ) {
         let pair = sa.pair;
         let activate = !sa.standby;
+        sa.displaces = self.children.carrier(sa.child);
         self.children.insert(sa);
         self.request(Waiter::Pair(pair), RequestKind::Install { inbound, outbound, activate });
     }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::{Connection, Endpoints},
     event::{Event, Failure, FailureCode},
-    exchange::{create_child_sa, informational, rekey_ike_sa},
+    exchange::{create_child_sa, informational, rekey_child_sa, rekey_ike_sa},
     input::CompletionResult,
     keys::{Opened, PeerAuthenticated, SkD},
     output::Ticket,
@@ -207,6 +207,7 @@ impl Established {
             }
             Received::Request(exchange, opened) => {
                 self.heard(shared, path);
+                shared.confirm_pairs(self.id);
                 match self.on_request(shared, path, exchange, &opened) {
                     Ok(()) => self.carry_on(shared, Ok(())),
                     // The peer may ask again if our answer was lost.
@@ -334,7 +335,10 @@ impl Established {
             Some(OwnExchange::Delete(state)) => {
                 informational::on_delete_response(self, shared, state)
             }
-            Some(OwnExchange::Liveness) => Ok(()),
+            Some(OwnExchange::Liveness) => {
+                shared.confirm_pairs(self.id);
+                Ok(())
+            }
             own => {
                 self.own = own;
                 let error = WireError::Unexpected(crate::wire::PayloadType(exchange.0));
@@ -402,6 +406,10 @@ impl Established {
             }
             CompletionResult::Activated(Err(reason)) | CompletionResult::Updated(Err(reason)) => {
                 self.replace_broken(shared, pair, reason);
+                Ok(())
+            }
+            CompletionResult::Activated(Ok(())) => {
+                shared.pair_carries(pair);
                 Ok(())
             }
             _ => Ok(()),
@@ -475,6 +483,7 @@ impl Established {
 
     fn child_timers(&mut self, shared: &mut Shared) {
         let now = shared.now;
+        shared.carry_waiting(self.id);
         let due: Vec<_> = shared
             .children
             .of(self.id)
@@ -556,13 +565,12 @@ impl Established {
         if self.queue.due(delete) > now || !self.channel.window.is_free() {
             return;
         }
-        match &self.own {
+        match self.own.take() {
             Some(OwnExchange::Child(create_child_sa::Creating::Key(state))) => {
-                crate::exchange::rekey_child_sa::not_rekeying(shared, &state.plan);
-                self.own = None;
+                rekey_child_sa::not_rekeying(self, shared, &state.plan);
             }
-            Some(OwnExchange::RekeyIke(state)) if state.is_unsent() => self.own = None,
-            _ => {}
+            Some(OwnExchange::RekeyIke(state)) if state.is_unsent() => {}
+            own => self.own = own,
         }
     }
 

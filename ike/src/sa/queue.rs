@@ -35,14 +35,18 @@ impl Queue {
         }
     }
 
-    /// The next task that is due and allowed; deleting the IKE SA comes before everything.
+    /// The next task that is due and allowed; deleting the IKE SA comes before everything, and
+    /// deleting what only the peer has comes before the next try.
     pub(crate) fn pop(&mut self, now: Instant, allowed: impl Fn(&Task) -> bool) -> Option<Queued> {
         let due = |queued: &Queued| queued.at <= now && allowed(&queued.task);
         let urgent = self
             .list
             .iter()
             .position(|queued| matches!(queued.task, Task::DeleteIke(_)) && due(queued));
-        let at = urgent.or_else(|| self.list.iter().position(due))?;
+        let half = |queued: &Queued| matches!(queued.task, Task::DeleteSpi(_)) && due(queued);
+        let at = urgent
+            .or_else(|| self.list.iter().position(half))
+            .or_else(|| self.list.iter().position(due))?;
         self.list.remove(at)
     }
 

@@ -93,3 +93,34 @@ fn a_second_ike_sa_without_initial_contact_replaces_the_first_one() {
     world.assert_clean();
     assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1);
 }
+
+#[test]
+fn both_ends_initiate_at_once_over_a_bad_network() {
+    for seed in 0..60_u64 {
+        let mut world = World::with(seed, EndpointConfig::default(), three_children);
+        let mut dice = seed;
+        world.filter = Box::new(move |_| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            match (dice >> 33) % 10 {
+                0..=2 => Fate::Drop,
+                3 => Fate::Late(Duration::from_millis(900)),
+                4 => Fate::Twice,
+                _ => Fate::Deliver,
+            }
+        });
+        world.initiate(A);
+        world.run_ms(seed * 13 % 50);
+        world.initiate(B);
+        world.run_s(400);
+        world.filter = Box::new(|_| Fate::Deliver);
+        for node in [A, B] {
+            // A set-up may have failed for good in such a network.
+            if world.nodes[node].endpoint.ike_sas().is_empty() {
+                world.initiate(node);
+            }
+        }
+        world.run_s(100);
+        world.assert_up(3);
+        world.assert_clean();
+    }
+}

@@ -17,11 +17,12 @@ use hw_offload::{
     Ticket, Waker,
 };
 use sa_store::{
-    ChildId, Direction, Encapsulation, EspCipher, EspSpi, EspSuite, Instant, Path, SaId, SaRecord,
+    ChildId, Direction, Encapsulation, EspCipher, EspSpi, EspSuite, Instant, IntegrityAlgorithm,
+    Path, SaId, SaRecord,
     live::{DropReason, LiveSa, LiveTable},
 };
 
-use super::Faults;
+use super::{Faults, Planted};
 use crate::{packet, random::Seeded};
 
 /// Notices about traffic of one SA or child come at most this often.
@@ -61,7 +62,7 @@ pub enum Verdict {
 }
 
 enum Half {
-    Inbound { sa: InboundSa, heard: Option<Instant> },
+    Inbound { sa: InboundSa, heard: Option<Instant>, opened: u64 },
     Outbound { sa: OutboundSa, sealed: u64 },
 }
 
@@ -81,6 +82,7 @@ pub struct Core {
     by_spi: BTreeMap<EspSpi, SaId>,
     active: BTreeMap<ChildId, SaId>,
     policies: PolicySet,
+    has_policies: bool,
     acquired: BTreeMap<ChildId, Instant>,
     jobs: VecDeque<(Instant, Ticket, Vec<Operation>)>,
     notices: BTreeMap<(Instant, u64), Notice>,
@@ -105,6 +107,7 @@ impl Core {
             by_spi: BTreeMap::new(),
             active: BTreeMap::new(),
             policies: PolicySet::default(),
+            has_policies: false,
             acquired: BTreeMap::new(),
             jobs: VecDeque::new(),
             notices: BTreeMap::new(),
@@ -115,10 +118,13 @@ impl Core {
     }
 
     pub(super) fn capabilities(&self) -> Capabilities {
-        let suites = [EspCipher::AesGcm16(128), EspCipher::AesGcm16(256)]
+        let aead =
+            [EspCipher::AesGcm16(128), EspCipher::AesGcm16(256), EspCipher::ChaCha20Poly1305];
+        let suites = aead
             .into_iter()
-            .chain([EspCipher::ChaCha20Poly1305])
-            .filter_map(|cipher| EspSuite::new(cipher, None))
+            .map(|cipher| (cipher, None))
+            .chain([(EspCipher::AesCbc(256), Some(IntegrityAlgorithm::HmacSha256_128))])
+            .filter_map(|(cipher, mac)| EspSuite::new(cipher, mac))
             .collect();
         Capabilities {
             path: Path::Packet("sim0".into()),
@@ -231,7 +237,10 @@ impl Core {
 
     fn operate(&mut self, operation: &Operation) -> Result<(), String> {
         match operation {
-            Operation::SetPolicies(policies) => self.policies = policies.clone(),
+            Operation::SetPolicies(policies) => {
+                self.policies = policies.clone();
+                self.has_policies = true;
+            }
             Operation::Install(record) => self.install(record)?,
             Operation::Activate(id) => {
                 let sa = self.sas.get(id).ok_or_else(|| unknown(*id))?;
@@ -271,10 +280,17 @@ impl Core {
                 if self.by_spi.contains_key(&record.spi) {
                     return Err(format!("SPI {} is in use", record.spi));
                 }
-                let sa = InboundSa::new(record, Arc::clone(&live), &self.engines)
+                let watched = match self.faults.planted {
+                    Some(Planted::TakesReplays) => {
+                        let blind = SaRecord { replay_window: 0, ..record.clone() };
+                        Arc::new(LiveSa::new(&blind))
+                    }
+                    _ => Arc::clone(&live),
+                };
+                let sa = InboundSa::new(record, watched, &self.engines)
                     .map_err(|error| error.to_string())?;
                 self.by_spi.insert(record.spi, record.id);
-                Half::Inbound { sa, heard: None }
+                Half::Inbound { sa, heard: None, opened: 0 }
             }
             Direction::Outbound => {
                 let mut iv_seed = [0; 16];
@@ -285,11 +301,32 @@ impl Core {
                 Half::Outbound { sa, sealed: 0 }
             }
         };
+        self.plant(record);
         self.sas.insert(record.id, Sa { record: record.clone(), live, half });
         Ok(())
     }
 
+    fn plant(&mut self, record: &SaRecord) {
+        match self.faults.planted {
+            Some(Planted::ActivatesEarly) if record.direction == Direction::Outbound => {
+                self.active.insert(record.child, record.id);
+            }
+            Some(Planted::BreaksBeforeMake) => {
+                let same = |sa: &&Sa| {
+                    sa.record.child == record.child && sa.record.direction == record.direction
+                };
+                let older: Vec<SaId> =
+                    self.sas.values().filter(same).map(|sa| sa.record.id).collect();
+                older.into_iter().for_each(|sa| self.remove(sa));
+            }
+            _ => {}
+        }
+    }
+
     fn remove(&mut self, id: SaId) {
+        if self.faults.planted == Some(Planted::KeepsRemoved) {
+            return;
+        }
         if let Some(sa) = self.sas.remove(&id) {
             self.live.remove(id);
             if sa.record.direction == Direction::Inbound {
@@ -318,6 +355,12 @@ impl Core {
         (inbound, outbound.map(|sa| sa.record.spi))
     }
 
+    /// Whether it was ever told what to protect.
+    #[must_use]
+    pub const fn has_policies(&self) -> bool {
+        self.has_policies
+    }
+
     /// Loses an SA, as a device that is reset does.
     pub fn lose(&mut self, now: Instant, id: SaId) {
         let next_sequence = self.sas.get(&id).map(|sa| sa.live.sequence.next());
@@ -331,7 +374,8 @@ impl Core {
     /// Stops being unreliable.
     pub fn heal(&mut self) {
         let capacity = self.faults.capacity;
-        self.faults = Faults { capacity, ..Faults::none() };
+        let planted = self.faults.planted;
+        self.faults = Faults { capacity, planted, ..Faults::none() };
     }
 
     /// A clear packet that should leave.
@@ -350,16 +394,19 @@ impl Core {
             Some(PolicyAction::Bypass) | None => return Sent::NotCovered,
         };
         let Some(id) = self.active.get(&child).copied() else {
+            if self.faults.planted == Some(Planted::LeaksClear) {
+                return Sent::NotCovered;
+            }
             self.acquire(now, child, source, destination);
             return Sent::Blocked;
         };
-        let restart = self.faults.restarts_sequence_after;
+        let planted = self.faults.planted;
         let Some(Sa { record, live, half: Half::Outbound { sa, sealed } }) = self.sas.get_mut(&id)
         else {
             return Sent::Blocked;
         };
         *sealed += 1;
-        if restart == Some(*sealed) {
+        if planted == Some(Planted::RestartsSequence(*sealed)) {
             *live = Arc::new(LiveSa::new(record));
             let options = OutboundOptions::new([0; 16]);
             if let Ok(fresh) = OutboundSa::new(record, Arc::clone(live), &self.engines, &options) {
@@ -413,7 +460,8 @@ impl Core {
         self.advance(now);
         let id = esp::peek_spi(esp).and_then(|spi| self.by_spi.get(&spi)).copied();
         let Some(id) = id else { return Verdict::UnknownSpi };
-        let Some(Sa { record, half: Half::Inbound { sa, heard }, .. }) = self.sas.get_mut(&id)
+        let Some(Sa { record, half: Half::Inbound { sa, heard, opened }, .. }) =
+            self.sas.get_mut(&id)
         else {
             return Verdict::UnknownSpi;
         };
@@ -428,6 +476,13 @@ impl Core {
             }
             OpenOutcome::Dummy => Verdict::Inner(Vec::new()),
             OpenOutcome::Dropped(reason) => Verdict::Dropped(reason),
+        };
+        *opened += 1;
+        let verdict = match self.faults.planted {
+            Some(Planted::Loses(one_in)) if opened.is_multiple_of(one_in) => {
+                Verdict::Dropped(DropReason::Malformed)
+            }
+            _ => verdict,
         };
         let mut notices = Vec::new();
         if matches!(verdict, Verdict::Inner(_)) {

@@ -17,9 +17,8 @@ pub struct Faults {
     pub twice: u64,
     /// Percent of batches with installations that are refused.
     pub refuses: u64,
-    /// Sealed packets after which an outbound SA starts its sequence numbers anew: the planted
-    /// bug that the auditor must catch. `None` in every honest run.
-    pub restarts_sequence_after: Option<u64>,
+    /// A bug, to show that it is found. `None` in every honest run.
+    pub planted: Option<Planted>,
 }
 
 impl Faults {
@@ -33,7 +32,26 @@ impl Faults {
             answer: Duration::ZERO,
             twice: 0,
             refuses: 0,
-            restarts_sequence_after: None,
+            planted: None,
         }
     }
+}
+
+/// Bugs that the invariants of the world must find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Planted {
+    /// An outbound SA starts its sequence numbers anew after so many packets: nonces repeat.
+    RestartsSequence(u64),
+    /// One in so many packets that were opened is thrown away.
+    Loses(u64),
+    /// Nothing looks for replays.
+    TakesReplays,
+    /// While a child has no active SA its packets leave in clear.
+    LeaksClear,
+    /// SAs are reported as removed but stay.
+    KeepsRemoved,
+    /// New outbound SAs carry traffic as soon as they are installed, whoever has activated what.
+    ActivatesEarly,
+    /// A new SA displaces the older one of its child and direction at once.
+    BreaksBeforeMake,
 }

@@ -15,7 +15,7 @@ use sa_store::{Instant, live::LiveTable};
 
 pub use self::{
     core::{Core, Sent, Verdict},
-    faults::Faults,
+    faults::{Faults, Planted},
 };
 use crate::random::Seeded;
 

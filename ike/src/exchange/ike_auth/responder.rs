@@ -82,6 +82,7 @@ pub(crate) fn on_request(
     let prefix = alloc::vec![Payload::IdR(id), Payload::Auth(auth)];
     let wanted = Wanted {
         exchange: ExchangeType::IKE_AUTH,
+        begun: Some(opening.begun),
         path,
         prefix: prefix.clone(),
         old: None,

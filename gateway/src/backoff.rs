@@ -1,6 +1,6 @@
 //! Pauses between attempts.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crypto::random::RandomSource;
 

@@ -207,7 +207,7 @@ impl Network {
     pub fn cut(&self) -> Outcome {
         match self.wire_kind {
             Wire::Direct => self.wire.nft(
-                "table bridge cut { chain forward {\ntype filter hook forward priority 0; policy drop;\n} }",
+                "table bridge cut { chain forward {\ntype filter hook forward priority 0; policy drop;\n}\n}",
             ),
             Wire::NatBefore(_) => Err(Failure::new("only a direct wire can be cut")),
         }
@@ -220,6 +220,16 @@ impl Network {
             "table bridge lossy {{ chain forward {{\ntype filter hook forward priority 0\n\
              ether type ip numgen random mod 100 < {percent} drop\n\
              ether type ip6 ip6 nexthdr != ipv6-icmp numgen random mod 100 < {percent} drop\n\
+             }}\n}}"
+        ))
+    }
+
+    /// Drops every such packet on the wire: a loss that hits everything, and never the same
+    /// exchange for long.
+    pub fn lose_every(&self, packet: u8) -> Outcome {
+        self.wire.nft(&format!(
+            "table bridge lossy {{ chain forward {{\ntype filter hook forward priority 0\n\
+             ether type ip numgen inc mod {packet} == 0 drop\n\
              }}\n}}"
         ))
     }

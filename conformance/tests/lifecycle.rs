@@ -42,7 +42,7 @@ fn running(
         body(lab, &pair, &mut flow)?;
         // Whatever happened, packets tried to pass all the time.
         let report = flow.finish()?;
-        ensure(report.there.sent > 300 && report.there.doubled == 0, || format!("{report}"))
+        ensure(report.there.sent > 100 && report.there.doubled == 0, || format!("{report}"))
     })
 }
 
@@ -162,29 +162,32 @@ fn passive_tunnel_deleted_by_the_peer() -> Outcome {
     )
 }
 
-/// Both sides ask for signs of life and answer.
-#[test]
-fn liveness_is_asked_for_and_answered() -> Outcome {
+/// One side asks an idle peer for signs of life, the other answers.
+fn liveness(ours_s: u32, theirs_s: u32, line: &str) -> Outcome {
     Lab::run(Turn::Shared, Wire::Direct, |lab| {
         let mut ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
         let mut theirs = peer_tunnel(lab, &ours);
-        (ours.dpd_s, theirs.dpd_s) = (2, 3);
+        (ours.dpd_s, theirs.dpd_s) = (ours_s, theirs_s);
         let pair = Pair::start(lab, std::slice::from_ref(&ours), &[theirs])?;
         let up = pair.bring_up(Starter::Us, &ours)?;
-        for (who, line) in [
-            ("we asked", "parsed INFORMATIONAL request"),
-            ("we answered", "parsed INFORMATIONAL response"),
-        ] {
-            wait::until(who, Duration::from_secs(20), || {
-                let log = pair.peer.log();
-                let seen = log.matches(line).count();
-                if seen >= 2 { Ok(()) } else { Err(format!("{seen} times `{line}`")) }
-            })?;
-        }
+        wait::until(line, Duration::from_secs(20), || {
+            let seen = pair.peer.log().matches(line).count();
+            if seen >= 3 { Ok(()) } else { Err(format!("seen {seen} times")) }
+        })?;
         let now = pair.us.tunnel("site")?;
         ensure(spi(&now) == spi(&up), || format!("the SA did not survive: {now}"))?;
         lab.exchange(Family::V4, 50, 200)?.must_be_whole()
     })
+}
+
+#[test]
+fn we_ask_for_signs_of_life() -> Outcome {
+    liveness(2, 0, "parsed INFORMATIONAL request")
+}
+
+#[test]
+fn we_give_signs_of_life() -> Outcome {
+    liveness(0, 2, "parsed INFORMATIONAL response")
 }
 
 /// A dead wire is noticed and said; when it is mended, the tunnel comes back.

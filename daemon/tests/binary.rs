@@ -79,11 +79,16 @@ fn files_that_are_none_are_refused_at_once() -> std::io::Result<()> {
     let folder = Folder::new("files");
     let pipe = folder.0.join("pipe");
     Command::new("mkfifo").arg(&pipe).status()?;
-    for path in [Path::new("/nonexistent/config.toml"), &folder.0, &pipe, Path::new("/dev/zero")] {
+    for (path, says) in [
+        (Path::new("/nonexistent/config.toml"), "does not exist; name another one"),
+        (&folder.0, "it is no regular file"),
+        (&pipe, "it is no regular file"),
+        (Path::new("/dev/zero"), "it is no regular file"),
+    ] {
         let said = posternd(&["--check", "--config", shown(path)])?;
         let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
         assert_eq!(said.status.code(), Some(1), "{said:?}");
-        assert!(stderr.contains("cannot be read"), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
     }
     // The same for a key.
     let text = GOOD.replace("psk = \"planted-key-51c2\"", "psk_file = \"pipe\"");

@@ -265,6 +265,88 @@ impl Drop for Process {
 }
 
 #[test]
+fn a_reload_has_no_moment_without_protection() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.start(2);
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let wire = Capture::start(&sites.b.gateway);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ended = std::sync::Arc::clone(&stop);
+    let flood = sites.a.client.spawn(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let mut sent = 0_u32;
+        while !ended.load(std::sync::atomic::Ordering::Acquire) {
+            // Errors are what `unreachable` looks like.
+            let _ = socket.send_to(b"canarycanarycanary", "10.2.0.2:9");
+            sent += 1;
+        }
+        sent
+    });
+    for round in 0..30_u32 {
+        let mut set = pairing.policies(true);
+        let net = format!("172.16.{round}.0/24");
+        set.policies.push(bypass(&["10.1.0.0/16"], &[net.as_str()]));
+        sites.a.done(vec![Operation::SetPolicies(set)]);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Release);
+    let sent = flood.join().unwrap();
+    assert!(sent > 1000, "{sent} packets were too few to meet a moment");
+    assert_eq!(wire.count(CANARY), 0, "of {sent} packets some left in clear");
+    sites.a.release();
+    assert!(sites.a.client.pings("10.2.0.2"));
+    assert!(wire.count(CANARY) > 0, "control: the capture would have seen them");
+}
+
+#[test]
+fn outer_headers_follow_inner_ones() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.up(&pairing, 1);
+    let wire = Capture::start(&sites.b.gateway);
+    // Ethernet, IPv4 from a, UDP: the traffic class, and whether DF is set.
+    let outer = |class: u8, df: bool| {
+        wire.any(|frame| {
+            frame.get(12..14) == Some(&[8, 0])
+                && frame.get(26..30) == Some(&[192, 0, 2, 1])
+                && frame.get(23) == Some(&17)
+                && frame.get(15) == Some(&class)
+                && frame.get(20).is_some_and(|flags| (flags & 0x40 != 0) == df)
+        })
+    };
+    for (options, class, df) in [
+        ("-M do -Q 0xb8", 0xb8, true),
+        ("-M dont -Q 0x28", 0x28, false),
+        ("-M do -Q 0x02", 0x02, true),
+    ] {
+        assert!(!outer(class, df), "{options}: nothing before");
+        let (passed, text) = sites.a.client.exec(&format!("ping -n -c 1 -W 2 {options} 10.2.0.2"));
+        assert!(passed, "{text}");
+        eventually(options, || outer(class, df));
+    }
+    drop(wire);
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
+fn addresses_that_come_later_are_followed() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.gateway.ip("addr del 10.1.0.1/24 dev lan");
+    sites.up(&pairing, 1);
+    let route = |sites: &Sites| sites.a.gateway.exec("ip route get 10.2.0.2").1;
+    assert!(!route(&sites).contains("src 10.1."), "no address is inside the local selectors");
+    sites.a.gateway.ip("addr add 10.1.0.7/24 dev lan");
+    eventually("own traffic takes the new address", || route(&sites).contains("src 10.1.0.7"));
+    assert!(sites.a.gateway.pings("10.2.0.2"));
+    sites.a.gateway.ip("addr del 10.1.0.7/24 dev lan");
+    eventually("the address is forgotten", || !route(&sites).contains("src 10.1."));
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
 fn what_others_take_out_is_put_back() {
     let pairing = Pairing::nets();
     let mut sites = Sites::new();

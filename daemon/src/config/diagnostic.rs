@@ -94,7 +94,7 @@ impl Report {
     /// A report about the file as a whole (it cannot be read, it is too large).
     #[must_use]
     pub fn about_file(file: &str, message: &str) -> Self {
-        Self { shown: format!("error: {file}: {message}\n"), diagnostics: Vec::new() }
+        Self { shown: format!("error: {file} {message}\n"), diagnostics: Vec::new() }
     }
 
     /// What was found, in the order of the text.

@@ -97,7 +97,7 @@ pub struct Context<'a> {
 /// Everything that is wrong with it.
 pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
     if text.len() > MAX_SIZE {
-        let message = format!("it is larger than {} MiB", MAX_SIZE >> 20);
+        let message = format!("is larger than {} MiB", MAX_SIZE >> 20);
         return Err(Report::about_file(context.file, &message));
     }
     let mut findings = diagnostic::Findings::default();
@@ -125,8 +125,15 @@ pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
 /// Everything that is wrong with it, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Report> {
     let file = path.display().to_string();
-    let failed = |error: &dyn std::fmt::Display| {
-        Report::about_file(&file, &format!("it cannot be read: {error}"))
+    let failed = |error: &std::io::Error| {
+        let what = match error.kind() {
+            std::io::ErrorKind::NotFound => "does not exist; name another one with --config".into(),
+            std::io::ErrorKind::PermissionDenied => {
+                "cannot be read: permission denied; run as root".into()
+            }
+            _ => format!("cannot be read: {error}"),
+        };
+        Report::about_file(&file, &what)
     };
     let handle = secret::open_regular(path).map_err(|error| failed(&error))?;
     let metadata = handle.metadata().map_err(|error| failed(&error))?;

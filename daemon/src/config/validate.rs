@@ -19,6 +19,9 @@ use super::{
 /// SA hard time limits lie at least this far behind the soft ones, so that a rekey has time.
 const LEAST_OVERTIME: Duration = Duration::from_secs(30);
 
+/// Selectors a TS payload holds (RFC 7296 §3.13).
+const MOST_NEGOTIATED: usize = 255;
+
 /// Gives meaning to what was read. `None`, or errors among the findings, is a refusal.
 pub(super) fn validate(
     raw: &RawConfig<'_>,
@@ -404,6 +407,13 @@ fn check_sides(
     };
     let sides = [(&raw.local, local, remote), (&raw.remote, remote, local)];
     for (list, own, other) in sides {
+        if let Some(list) = list.as_ref().filter(|list| list.value.len() > MOST_NEGOTIATED) {
+            findings.warning(
+                list.span.start..list.span.start + 1,
+                format!("{} networks are more than one child can negotiate", list.value.len()),
+                format!("behind the first {MOST_NEGOTIATED} all stay blocked; make more children"),
+            );
+        }
         let texts = list.iter().flat_map(|list| &list.value);
         for (text, selector) in texts.zip(own).filter(|(_, s)| !partner(s, other)) {
             findings.error(

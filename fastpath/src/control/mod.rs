@@ -126,28 +126,26 @@ impl Control {
 
     /// Follows what others changed in the system, and puts back what they took out.
     fn follow(&mut self, changes: Changes) {
+        if changes.table {
+            tracing::warn!("somebody removed the nftables table of steering; it is put back");
+        }
+        // Addresses first: routes with the source address of one that is gone cannot return.
+        let addresses = changes.addresses.then(|| self.steering.addresses());
+        let moved = addresses.filter(|addresses| *addresses != self.addresses);
+        if moved.is_some() || changes.table {
+            self.addresses = moved.unwrap_or_else(|| std::mem::take(&mut self.addresses));
+            self.steered = None;
+            let set = self.model.set.clone();
+            if let Err(reason) = self.set_policies(set) {
+                tracing::error!(%reason, "steering does not follow a change of the system");
+            }
+            self.publish();
+        }
         if changes.routes
             && let Err(error) = self.steering.mend()
         {
             tracing::error!(%error, "routes of protected destinations may be missing");
         }
-        if changes.table {
-            tracing::warn!(
-                "the nftables table of steering was removed by somebody; it is put back"
-            );
-        }
-        let addresses =
-            if changes.addresses { self.steering.addresses() } else { self.addresses.clone() };
-        if addresses == self.addresses && !changes.table {
-            return;
-        }
-        self.addresses = addresses;
-        self.steered = None;
-        let set = self.model.set.clone();
-        if let Err(reason) = self.set_policies(set) {
-            tracing::error!(%reason, "steering does not follow a change of the system");
-        }
-        self.publish();
     }
 
     /// Applies what was submitted and answers once the workers see it.

@@ -310,3 +310,131 @@ pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
     }
     layers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hw_offload::Policy;
+    use proptest::prelude::*;
+    use sa_store::{DomainId, OffloadIntent};
+
+    fn policy(protect: bool, local: &[&str], remote: &[&str]) -> Policy {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let action = if protect {
+            PolicyAction::Protect {
+                tunnel: TunnelId(1),
+                child: ChildId(1),
+                peers: Vec::new(),
+                offload: OffloadIntent::Auto,
+            }
+        } else {
+            PolicyAction::Bypass
+        };
+        Policy { domain: DomainId(0), action, local: parse(local), remote: parse(remote) }
+    }
+
+    fn first<'r>(rules: &'r [Rule], remote: &str) -> Option<&'r Rule> {
+        let bits = Span::bits(remote.parse().unwrap());
+        rules.iter().find(|rule| rule.remote.contains(bits))
+    }
+
+    #[test]
+    fn connected_networks_are_open_unless_named() {
+        let connected = ["192.0.2.0/24".parse().unwrap(), "10.9.0.0/24".parse().unwrap()];
+        let set = PolicySet { policies: vec![policy(true, &["10.1.0.0/16"], &["0.0.0.0/0"])] };
+        let rules = compile(&set, &connected);
+        assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Bypass);
+        assert!(first(&rules, "198.51.100.1").unwrap().verdict.is_caught());
+        let set = PolicySet {
+            policies: vec![
+                policy(true, &["10.1.0.0/16"], &["0.0.0.0/0"]),
+                policy(true, &["10.1.0.0/16"], &["10.9.0.0/16"]),
+            ],
+        };
+        let rules = compile(&set, &connected);
+        assert!(first(&rules, "10.9.0.1").unwrap().verdict.is_caught(), "it is named");
+        assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Bypass);
+    }
+
+    #[test]
+    fn selectors_of_different_families_or_protocols_make_no_rule() {
+        let set = PolicySet {
+            policies: vec![
+                policy(true, &["10.1.0.0/16[tcp]"], &["10.2.0.0/16[udp]", "fd02::/64"]),
+                policy(true, &["10.1.0.0/16[tcp]"], &["10.3.0.0/16"]),
+            ],
+        };
+        let rules = compile(&set, &[]);
+        assert_eq!(rules.len(), 1);
+        assert_eq!(rules[0].protocol, 6);
+    }
+
+    #[test]
+    fn ranges_fall_into_prefixes_that_cover_them_exactly() {
+        for (start, end) in
+            [(0_u32, 0_u32), (0, u32::MAX), (1, 6), (5, 5), (0x0a00_0001, 0x0a00_ffff)]
+        {
+            let span = Span { start: start.into(), end: end.into() };
+            let mut next = u128::from(start);
+            for (address, length) in span.prefixes(true) {
+                assert_eq!(Span::bits(address), next);
+                next += 1_u128 << (32 - u32::from(length));
+            }
+            assert_eq!(next, u128::from(end) + 1);
+        }
+        assert_eq!(Span::full(false).prefixes(false), [("::".parse().unwrap(), 0)]);
+    }
+
+    fn rules() -> impl Strategy<Value = Vec<Rule>> {
+        let span =
+            (0..40_u128, 0..30_u128).prop_map(|(start, len)| Span { start, end: start + len });
+        let protocol = prop_oneof![Just(0_u8), Just(6), Just(17)];
+        let rule = (span.clone(), span, protocol, any::<bool>(), 0..4_u16).prop_map(
+            |(local, remote, protocol, protect, port)| Rule {
+                v4: true,
+                local,
+                remote,
+                protocol,
+                local_ports: PortRange::ANY,
+                remote_ports: if protocol == 0 || port == 0 {
+                    PortRange::ANY
+                } else {
+                    PortRange { start: port, end: port + 1 }
+                },
+                verdict: if protect {
+                    Verdict::Protect(TunnelId(0), ChildId(0))
+                } else {
+                    Verdict::Bypass
+                },
+            },
+        );
+        proptest::collection::vec(rule, 0..25)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+        /// nftables looks through layers, the data plane through rules: both must agree.
+        #[test]
+        fn layers_say_what_the_first_rule_says(rules in rules()) {
+            let layers = in_layers(&rules);
+            for layer in &layers {
+                for (number, one) in layer.iter().enumerate() {
+                    prop_assert!(!layer[number + 1..].iter().any(|other| other.overlaps(one)));
+                }
+            }
+            for (local, remote) in (0..70).step_by(3).flat_map(|l| (0..70).map(move |r| (l, r))) {
+                for (protocol, port) in [(6, 1), (6, 3), (17, 2), (50, 9)] {
+                    let hit = |rule: &&Rule| {
+                        rule.local.contains(local)
+                            && rule.remote.contains(remote)
+                            && rule.matches_upper(protocol, Some((7, port)))
+                    };
+                    let by_rule = rules.iter().find(hit).map(|rule| rule.verdict);
+                    let by_layer = layers.iter().flatten().find(hit).map(|rule| rule.verdict);
+                    prop_assert_eq!(by_rule, by_layer);
+                }
+            }
+        }
+    }
+}

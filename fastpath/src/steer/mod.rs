@@ -255,7 +255,9 @@ impl Steering {
         assert_block(&self.config, &mut self.netlink)?;
         self.assert_way()?;
         let wanted = std::mem::take(&mut self.sources);
-        let result = self.netlink.request_all(wanted.iter().map(Message::add_route), &[]);
+        // Restoring what is there tells nobody, so that this does not wake itself again.
+        let restore = wanted.iter().map(Message::restore_route);
+        let result = self.netlink.request_all(restore, &[libc::EEXIST]);
         self.sources = wanted;
         result.map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
     }
@@ -267,7 +269,7 @@ impl Steering {
         addresses: &[LocalAddress],
         peers: &[IpAddr],
     ) -> Result<(), Error> {
-        nft::load(&nft::ruleset(&self.config, rules))?;
+        nft::replace(&self.config, rules)?;
         self.apply_sources(rules, addresses)?;
         let forwards = rules.iter().any(|rule| {
             rule.verdict.is_caught()
@@ -424,7 +426,7 @@ pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
 /// # Errors
 /// [`Error::Nft`] or [`Error::Netlink`] when the system refuses.
 pub fn release(config: &SteeringConfig) -> Result<(), Error> {
-    nft::load(&nft::removal(config))?;
+    nft::remove(config)?;
     let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
     let mut netlink = Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
     for rule in config.rules() {

@@ -123,6 +123,11 @@ impl Message {
         Self::route(RTM_NEWROUTE, CREATE | REPLACE | ACK, route)
     }
 
+    /// Adds a route where there is none; `EEXIST` where there is one, and nobody is told of it.
+    pub(crate) fn restore_route(route: &Route) -> Self {
+        Self::route(RTM_NEWROUTE, CREATE | EXCL | ACK, route)
+    }
+
     /// Deletes a route.
     pub(crate) fn delete_route(route: &Route) -> Self {
         Self::route(RTM_DELROUTE, ACK, route)
@@ -362,6 +367,8 @@ impl Watch {
         // NFNLGRP_NFTABLES (7).
         rustix::net::bind(&filter, &SocketAddrNetlink::new(0, 1 << 6))?;
         for socket in [&route, &filter] {
+            // Thousands of selectors are thousands of messages about our own routes.
+            rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, 4 << 20)?;
             rustix::fs::fcntl_setfl(socket, rustix::fs::OFlags::NONBLOCK)?;
         }
         Ok(Self { route, filter })
@@ -387,7 +394,9 @@ impl Watch {
                     RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR => {
                         changes.addresses = true;
                     }
-                    RTM_DELROUTE | RTM_DELRULE => changes.routes = true,
+                    // A router deletes many routes; ours are few.
+                    RTM_DELROUTE => changes.routes |= reply.route().is_some(),
+                    RTM_DELRULE => changes.routes = true,
                     _ => {}
                 }
             }

@@ -1,6 +1,6 @@
 //! The nftables table that decides which clear packets are ours.
 //!
-//! One table, replaced as a whole in one transaction, so that there is never a moment without
+//! One table, replaced under the cover of a second one, so that there is never a moment without
 //! rules. Selectors become sets of concatenated intervals, so that thousands cost one look-up.
 
 use std::{
@@ -193,7 +193,7 @@ fn for_packets(rule: &Rule) -> Rule {
 }
 
 /// The whole table for `nft -f -`.
-pub(super) fn ruleset(config: &SteeringConfig, rules: &[Rule]) -> String {
+fn ruleset(config: &SteeringConfig, rules: &[Rule]) -> String {
     let table = &config.nft_table;
     let tun = &config.interface;
     let marks = config.marks();
@@ -273,14 +273,37 @@ meta mark & {mask:#010x} == {bypass:#010x} accept
     text
 }
 
+/// Makes `rules` what is steered. A transaction that replaces a table is not one moment for a
+/// packet: hooks and sets change one after the other, and a packet in between meets neither the
+/// old rules nor the new ones. So the new rules stand in a second table meanwhile; both tables
+/// mark and drop alike, and at any moment one of them is whole.
+pub(super) fn replace(config: &SteeringConfig, rules: &[Rule]) -> Result<(), Error> {
+    let meanwhile = meanwhile(config);
+    load(&ruleset(&meanwhile, rules))?;
+    let replaced = load(&ruleset(config, rules));
+    // Refused rules do not stay in force in the second table either.
+    let removed = load(&removal(&meanwhile));
+    replaced.and(removed)
+}
+
+/// Removes every table of ours, whether or not it is there.
+pub(super) fn remove(config: &SteeringConfig) -> Result<(), Error> {
+    load(&format!("{}{}", removal(config), removal(&meanwhile(config))))
+}
+
+/// The same steering in the second table.
+fn meanwhile(config: &SteeringConfig) -> SteeringConfig {
+    SteeringConfig { nft_table: format!("{}_meanwhile", config.nft_table), ..config.clone() }
+}
+
 /// Removes the table, whether or not it is there.
-pub(super) fn removal(config: &SteeringConfig) -> String {
+fn removal(config: &SteeringConfig) -> String {
     let table = &config.nft_table;
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
 /// Hands `text` to nft as one transaction.
-pub(super) fn load(text: &str) -> Result<(), Error> {
+fn load(text: &str) -> Result<(), Error> {
     let spawn = |program: &str| {
         Command::new(program)
             .args(["-f", "-"])

@@ -175,8 +175,9 @@ impl Capture {
         frames.iter().filter(|f| f.windows(needle.len()).any(|part| part == needle)).count()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.frames.lock().unwrap().len()
+    /// Whether some frame is as asked.
+    pub(crate) fn any(&self, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        self.frames.lock().unwrap().iter().any(|frame| wanted(frame))
     }
 }
 

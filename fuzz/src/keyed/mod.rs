@@ -5,6 +5,7 @@
 //! reaches what only a peer can reach, in every state of both roles.
 
 pub mod script;
+mod setup;
 pub mod tracker;
 pub mod world;
 

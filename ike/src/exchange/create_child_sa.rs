@@ -398,15 +398,7 @@ fn on_error(sa: &mut Established, shared: &mut Shared, plan: Plan, notify: &Noti
         }
         _ => {}
     }
-    let mut failure = refusal::failure_of(notify, "our request for a child");
-    if notify.kind == NotifyType::TS_UNACCEPTABLE {
-        let (local, remote) = (&plan.config.local, &plan.config.remote);
-        failure.message.push_str(&format!(
-            " (we offered {} on our side and {} on the peer's)",
-            refusal::list(local),
-            refusal::list(remote)
-        ));
-    }
+    let failure = refusal::failure_of_child(notify, "our request for a child", &plan.config);
     fail(sa, shared, &plan, failure)
 }
 

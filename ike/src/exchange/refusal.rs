@@ -5,6 +5,7 @@ use alloc::{format, string::String, vec::Vec};
 use sa_store::TrafficSelector;
 
 use crate::{
+    config::ChildConfig,
     event::{Failure, FailureCode},
     wire::{Notify, NotifyType},
 };
@@ -50,6 +51,28 @@ pub(crate) fn failure_of(notify: &Notify<'_>, context: &str) -> Failure {
         _ => (FailureCode::PeerError, "the peer's log says more"),
     };
     Failure::new(code, format!("the peer answered {context} with {}: {hint}", notify.kind))
+}
+
+/// As [`failure_of`] for a child: with what we offered, so that both sides can be compared.
+pub(crate) fn failure_of_child(
+    notify: &Notify<'_>,
+    context: &str,
+    config: &ChildConfig,
+) -> Failure {
+    let mut failure = failure_of(notify, context);
+    match failure.code {
+        FailureCode::TsUnacceptable => failure.message.push_str(&format!(
+            " (we offered {} on our side and {} on the peer's)",
+            list(&config.local),
+            list(&config.remote)
+        )),
+        FailureCode::NoProposalChosen | FailureCode::InvalidKe => {
+            let ours: Vec<_> = config.proposals.iter().map(|it| format!("{it}")).collect();
+            failure.message.push_str(&format!(" (we offered {} for ESP)", ours.join(", ")));
+        }
+        _ => {}
+    }
+    failure
 }
 
 /// Selectors as a text.

@@ -71,6 +71,8 @@ fn no_common_esp_proposal_leaves_the_ike_sa_up() {
     world.assert_up(0);
     for node in [A, B] {
         assert_eq!(world.failures(node), [FailureCode::NoProposalChosen]);
+        let text = world.failure_text(node);
+        assert!(text.contains("aes128gcm16"), "{text}");
     }
     world.assert_clean();
 }

@@ -319,14 +319,7 @@ fn first_child(
     let (tunnel, remote) = (sa.peer.tunnel(), sa.channel.path.remote);
     if let Some(notify) = payloads.error_notify() {
         shared.spis.release(spi_in);
-        let mut failure = refusal::failure_of(notify, "the first child");
-        if notify.kind == NotifyType::TS_UNACCEPTABLE {
-            failure.message.push_str(&format!(
-                " (we offered {} on our side and {} on the peer's)",
-                refusal::list(&config.local),
-                refusal::list(&config.remote)
-            ));
-        }
+        let failure = refusal::failure_of_child(notify, "the first child", &config);
         shared.failed(Some(tunnel), Some(config.child), remote, failure);
         return Ok(());
     }

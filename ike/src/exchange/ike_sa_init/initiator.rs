@@ -256,8 +256,8 @@ impl Initiating {
     fn refused(&self, notify: &Notify<'_>) -> Failure {
         let mut failure = refusal::failure_of(notify, "our IKE_SA_INIT");
         if failure.code == FailureCode::NoProposalChosen {
-            let ours: Vec<_> =
-                self.target.connection.proposals.iter().map(describe_proposal).collect();
+            let proposals = self.target.connection.proposals.iter();
+            let ours: Vec<_> = proposals.map(|it| format!("{it}")).collect();
             failure.message.push_str(&format!(" (we offered {})", ours.join(", ")));
         }
         failure
@@ -482,18 +482,4 @@ pub(crate) fn connecting(
         nat_remote: false,
         children: Vec::new(),
     }
-}
-
-fn describe_proposal(proposal: &crate::config::IkeProposal) -> alloc::string::String {
-    fn join<T: core::fmt::Display>(list: &[T]) -> Option<alloc::string::String> {
-        let texts: Vec<_> = list.iter().map(|it| format!("{it}")).collect();
-        (!texts.is_empty()).then(|| texts.join("/"))
-    }
-    let parts = [
-        join(&proposal.ciphers),
-        join(&proposal.integrity),
-        join(&proposal.prfs),
-        join(&proposal.groups),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join("-")
 }

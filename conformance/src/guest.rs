@@ -128,7 +128,7 @@ impl Guest {
         let namespace = network.gateway(side);
         for interface in ["out", "in"] {
             namespace.ip_lines(&format!(
-                "addr flush dev {interface}
+                "addr flush dev {interface} scope global
                  link add name br-{interface} type bridge forward_delay 0 mcast_snooping 0
                  link set {interface} master br-{interface}
                  link set br-{interface} up"

@@ -174,6 +174,8 @@ pub(crate) struct Steering {
     /// Routes in the table of source addresses.
     sources: BTreeSet<Route>,
     warnings: Vec<String>,
+    /// Whether rules stand that protect something and must not be missing for a moment.
+    cover: bool,
 }
 
 impl Steering {
@@ -189,7 +191,8 @@ impl Steering {
             .map_err(|source| failed("list routes", source))?
             .into_iter()
             .collect();
-        Ok(Self { config, netlink, interface: 0, mtu: 0, sources, warnings: Vec::new() })
+        let cover = nft::stands(&config);
+        Ok(Self { config, netlink, interface: 0, mtu: 0, sources, warnings: Vec::new(), cover })
     }
 
     /// Opens the way through the TUN interface.
@@ -269,7 +272,8 @@ impl Steering {
         addresses: &[LocalAddress],
         peers: &[IpAddr],
     ) -> Result<(), Error> {
-        nft::replace(&self.config, rules)?;
+        nft::replace(&self.config, rules, self.cover)?;
+        self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
         self.apply_sources(rules, addresses)?;
         let forwards = rules.iter().any(|rule| {
             rule.verdict.is_caught()

@@ -275,15 +275,23 @@ meta mark & {mask:#010x} == {bypass:#010x} accept
 
 /// Makes `rules` what is steered. A transaction that replaces a table is not one moment for a
 /// packet: hooks and sets change one after the other, and a packet in between meets neither the
-/// old rules nor the new ones. So the new rules stand in a second table meanwhile; both tables
-/// mark and drop alike, and at any moment one of them is whole.
-pub(super) fn replace(config: &SteeringConfig, rules: &[Rule]) -> Result<(), Error> {
+/// old rules nor the new ones. So with `cover` the new rules stand in a second table meanwhile;
+/// both tables mark and drop alike, and at any moment one of them is whole.
+pub(super) fn replace(config: &SteeringConfig, rules: &[Rule], cover: bool) -> Result<(), Error> {
+    if !cover {
+        return load(&ruleset(config, rules));
+    }
     let meanwhile = meanwhile(config);
     load(&ruleset(&meanwhile, rules))?;
     let replaced = load(&ruleset(config, rules));
     // Refused rules do not stay in force in the second table either.
     let removed = load(&removal(&meanwhile));
     replaced.and(removed)
+}
+
+/// Whether a table of ours stands already, left by a process before.
+pub(super) fn stands(config: &SteeringConfig) -> bool {
+    load(&format!("list chain inet {} protect\n", config.nft_table)).is_ok()
 }
 
 /// Removes every table of ours, whether or not it is there.

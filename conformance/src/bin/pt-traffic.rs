@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use conformance::traffic::{Canary, EndReport};
 use conformance::{Failure, Outcome};
 
+/// Octets that may wait in the receiving socket.
+const WAITING: usize = 16 << 20;
 /// After a delay, at most this many packets are sent at once to catch up; more would only fill
 /// the socket buffers of the gateways under test.
 const BURST: u32 = 16;
@@ -118,6 +120,9 @@ fn run() -> Outcome {
         count: count.parse().map_err(|_| bad(count))?,
     };
     let socket = UdpSocket::bind(local)?;
+    // On a busy machine this program may not run for a second: what waits for it is not lost.
+    // Only root may ask for so much.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, WAITING);
     let sending = Arc::new(Sending::default());
     let received = Arc::new(Mutex::new(Received::default()));
 

@@ -147,14 +147,15 @@ impl InlineBackend {
     /// [`Error`] says what could not be opened and what to do.
     pub fn start(config: InlineConfig, live: Arc<LiveTable>, ike: IkeSink) -> Result<Self, Error> {
         let workers = config.worker_count();
-        // First the block, then the way through.
-        let mut steering = Steering::prepare(config.steering.clone())?;
+        // Sockets first: where another daemon owns the ports, nothing has been touched.
         let wire = Arc::new(WireSockets::open(&WireConfig {
             ike_port: config.steering.ike_port,
             nat_port: config.steering.nat_port,
             mark: config.steering.marks().bypass,
             workers,
         })?);
+        // The block stands before the way through it.
+        let mut steering = Steering::prepare(config.steering.clone())?;
         let tun = Tun::open(&config.steering.interface, workers)?;
         steering.attach(tun.index, config.mtu)?;
         let (events, event_queue) = sync_channel(EVENTS);

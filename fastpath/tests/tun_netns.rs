@@ -233,6 +233,7 @@ impl Process {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // Built with every `cargo test -p fastpath`; `--test tun_netns` alone does not build it.
         let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut process = Self { child, input, output: std::io::BufReader::new(output) };
         assert_eq!(process.answer(), "ready");

@@ -31,6 +31,11 @@ const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 const IFLA_MTU: u16 = 4;
+const IFLA_TXQLEN: u16 = 13;
+
+/// Packets the TUN interface keeps while a worker is kept from running: two seconds of 1,000 a
+/// second. The kernel's 500 were lost on machines with more work than cores.
+const TX_QUEUE: u32 = 2000;
 
 /// Marks routes as ours (`proto 112` in `ip route`).
 const ROUTE_PROTOCOL: u8 = 112;
@@ -196,7 +201,7 @@ impl Message {
         body[4..8].copy_from_slice(&index.to_ne_bytes());
         body[8..12].copy_from_slice(&1_u32.to_ne_bytes());
         body[12..16].copy_from_slice(&1_u32.to_ne_bytes());
-        Self::new(RTM_NEWLINK, ACK, &body).number(IFLA_MTU, mtu)
+        Self::new(RTM_NEWLINK, ACK, &body).number(IFLA_MTU, mtu).number(IFLA_TXQLEN, TX_QUEUE)
     }
 }
 

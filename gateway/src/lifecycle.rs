@@ -172,8 +172,9 @@ impl Gateway {
         if !tunnel.ike_sas.is_empty() {
             // One that came up meanwhile stays when those that had to go are gone.
             if let Phase::Deleting(deletion) = &tunnel.phase
-                && deletion.again
                 && !deletion.is_open(&tunnel.ike_sas)
+                && matches!(tunnel.will, Will::Mode | Will::Up)
+                && !self.stopping
             {
                 tunnel.phase = Phase::Up;
             }

@@ -11,7 +11,7 @@ use crate::{
     event::{Failure, FailureCode},
     exchange::ike_sa_init::{self, Target},
     input::Command,
-    sa::{IkeSa, Task, child::Phase},
+    sa::{IkeSa, Task, child::Phase, established::OwnExchange},
     view::IkeSaId,
 };
 
@@ -121,28 +121,18 @@ impl Endpoint {
         }
     }
 
-    fn current_pairs(&self, child: ChildId) -> Vec<(IkeSaId, PairId)> {
-        self.shared
-            .children
-            .iter()
-            .filter(|sa| sa.child == child)
-            .filter(|sa| !matches!(sa.phase, Phase::Replaced { .. } | Phase::Deleting))
-            .map(|sa| (sa.owner, sa.pair))
-            .collect()
-    }
-
     fn terminate_child(&mut self, child: ChildId) {
         let reason = Failure::new(FailureCode::DeletedByOperator, "the child was taken down");
         let now = self.shared.now;
         for ike in self.sas.keys().copied().collect::<Vec<_>>() {
-            self.with_established(ike, |sa, _| {
-                sa.queue.remove(|task| *task == Task::CreateChild(child));
-            });
-        }
-        for (owner, pair) in self.current_pairs(child) {
             let reason = reason.clone();
-            self.with_established(owner, |sa, shared| {
-                sa.assign(shared, Task::DeletePair(pair, reason), now);
+            self.with_established(ike, |sa, shared| {
+                let asked = matches!(&sa.own, Some(OwnExchange::Child(own))
+                    if own.plan().config.child == child);
+                sa.queue.remove(|task| *task == Task::CreateChild(child));
+                if asked || shared.children.of(ike).any(|it| it.child == child) {
+                    sa.assign(shared, Task::EndChild(child, reason), now);
+                }
             });
         }
     }

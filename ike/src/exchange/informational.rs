@@ -55,6 +55,11 @@ pub(crate) fn start_delete(
 ) -> Step {
     let Some(old) = shared.children.get_mut(pair) else { return Ok(()) };
     let spi = old.spi_in;
+    if old.standby && old.phase == Phase::Installed {
+        // The peer may not have our answer yet: it would not know what is deleted.
+        sa.retry_soon(shared, Task::DeletePair(pair, reason), 0);
+        return Ok(());
+    }
     if !matches!(old.phase, Phase::Replaced { .. }) {
         old.phase = Phase::Deleting;
     }

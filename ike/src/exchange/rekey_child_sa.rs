@@ -103,7 +103,8 @@ pub(crate) fn keep_trying(sa: &mut Established, shared: &mut Shared, plan: &Plan
 /// CHILD_SA_NOT_FOUND: the peer does not have the pair any more (RFC 7296 §2.25.1).
 pub(crate) fn peer_lost_it(sa: &mut Established, shared: &mut Shared, plan: &Plan) {
     not_rekeying(sa, shared, plan);
-    let Some(old) = plan.old else { return };
+    // If the peer has deleted it in the meantime, the child is down because the peer wants it.
+    let Some(old) = plan.old.filter(|old| shared.children.get(*old).is_some()) else { return };
     let reason = Failure::new(FailureCode::ChildSaNotFound, "the peer had deleted the child");
     shared.end_pair(old, Some(&reason));
     let child = plan.config.child;

@@ -131,10 +131,6 @@ impl Children {
         self.live.values().filter(move |sa| sa.owner == owner)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &ChildSa> {
-        self.live.values()
-    }
-
     /// The pair of a line of IKE SAs that the peer receives with `spi`.
     pub(crate) fn by_peer_spi(&self, origin: IkeSpi, spi: EspSpi) -> Option<&ChildSa> {
         self.live.values().find(|sa| sa.origin == origin && sa.spi_out == spi)

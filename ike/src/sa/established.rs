@@ -4,7 +4,7 @@
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::time::Duration;
 
-use sa_store::{Identity, IkeSpi, Instant, TunnelId};
+use sa_store::{ChildId, Identity, IkeSpi, Instant, TunnelId};
 
 use super::{
     IkeSa, Task,
@@ -591,12 +591,37 @@ impl Established {
             Task::CreateChild(child) => create_child_sa::start(self, shared, child, attempts),
             Task::RekeyChild(pair) => create_child_sa::start_rekey(self, shared, pair, attempts),
             Task::RekeyIke => rekey_ike_sa::start(self, shared, attempts),
+            Task::EndChild(child, reason) => {
+                self.end_child(shared, child, &reason);
+                Ok(())
+            }
             Task::DeletePair(pair, reason) => {
                 informational::start_delete(self, shared, pair, reason)
             }
             Task::DeleteSpi(spi) => informational::start_delete_spi(self, shared, spi),
             Task::DeleteIke(reason) => informational::start_delete_ike(self, shared, reason),
             Task::Liveness => informational::start_liveness(self, shared),
+        }
+    }
+
+    /// Deletes what there is of a child. What the peer is replacing just now is waited for.
+    fn end_child(&mut self, shared: &mut Shared, child: ChildId, reason: &Failure) {
+        if self.answer.is_some() {
+            self.retry_soon(shared, Task::EndChild(child, reason.clone()), 0);
+            return;
+        }
+        self.queue.remove(|task| *task == Task::CreateChild(child));
+        let now = shared.now;
+        let pairs: Vec<_> = shared
+            .children
+            .of(self.id)
+            .filter(|sa| sa.child == child && sa.phase != Phase::Deleting)
+            .map(|sa| (sa.pair, matches!(sa.phase, Phase::Replaced { .. })))
+            .collect();
+        for (pair, replaced) in pairs {
+            // Who replaced it deletes it; if not, we do.
+            let at = if replaced { now + shared.config.drain_time } else { now };
+            self.assign(shared, Task::DeletePair(pair, reason.clone()), at);
         }
     }
 

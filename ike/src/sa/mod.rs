@@ -52,6 +52,8 @@ pub(crate) enum Task {
     CreateChild(ChildId),
     /// Replace a pair.
     RekeyChild(PairId),
+    /// Delete all pairs of a child.
+    EndChild(ChildId, Failure),
     /// Delete a pair; the reason is told if nothing takes over.
     DeletePair(PairId, Failure),
     /// Delete what the peer installed and we did not.

@@ -97,6 +97,7 @@ impl Task {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::DeletePair(a, _), Self::DeletePair(b, _)) => a == b,
+            (Self::EndChild(a, _), Self::EndChild(b, _)) => a == b,
             (Self::DeleteIke(_), Self::DeleteIke(_)) => true,
             _ => self == other,
         }

@@ -154,6 +154,23 @@ fn every_two_things_at_once() {
     }
 }
 
+#[test]
+fn every_two_things_at_once_with_one_message_lost() {
+    for a in ALL {
+        for b in ALL {
+            for lost in 0..8 {
+                for seed in 0..3 {
+                    let mut count = 0;
+                    two_at_once(seed, (a, b), seed * 7, move |_| {
+                        count += 1;
+                        if count == lost + 1 { Fate::Drop } else { Fate::Deliver }
+                    });
+                }
+            }
+        }
+    }
+}
+
 fn two_at_once(
     seed: u64,
     (a, b): (What, What),
@@ -246,6 +263,28 @@ fn storms_of_ike_rekeys_settle() {
         assert!(down.0.is_empty() && down.1.is_empty(), "seed {seed}: {down:?}");
         world.assert_up(2);
         world.assert_nothing_lost();
+        world.run_s(30);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn storms_of_rekeys_settle() {
+    for seed in 0..40 {
+        let mut world = world(seed, "aes256gcm16-x25519");
+        let mut dice = Dice::new(seed + 2000);
+        bad_network(&mut world, seed);
+        for _ in 0..12 {
+            let node = if dice.roll(2) == 0 { A } else { B };
+            let what = if dice.roll(3) == 0 { What::RekeyIke } else { What::RekeyChild };
+            command(&mut world, node, what);
+            world.run_ms(dice.roll(4000));
+        }
+        world.run_s(240);
+        let down = (world.ike_down(A), world.ike_down(B));
+        assert!(down.0.is_empty() && down.1.is_empty(), "seed {seed}: {down:?}");
+        world.assert_up(2);
+        assert!(world.lost.is_empty(), "seed {seed}: {:?}", world.lost);
         world.run_s(30);
         world.assert_clean();
     }

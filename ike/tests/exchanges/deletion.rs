@@ -120,3 +120,19 @@ fn commands_for_what_does_not_exist_do_no_harm() {
     }
     assert_eq!(world.failures(A), [FailureCode::NoMatchingTunnel; 2]);
 }
+
+#[test]
+fn a_child_is_taken_down_in_the_middle_of_its_rekey() {
+    for (rekeying, deleting) in [(A, A), (A, B), (B, A), (B, B)] {
+        for at in 0..60 {
+            let mut world = World::new(8);
+            world.establish();
+            world.command(rekeying, Command::RekeyChild { child: CHILD });
+            world.run_ms(at);
+            world.command(deleting, Command::TerminateChild { child: CHILD });
+            world.run_s(30);
+            world.assert_up(0);
+            world.assert_clean();
+        }
+    }
+}

@@ -41,14 +41,6 @@ impl Namespace {
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "0"),
         ])?;
-        // Programs that are not scheduled for a moment on a busy machine must not lose packets
-        // that the scenario counts. Kernels before 6.16 or so have this for the machine only.
-        namespace.must(&[
-            "sh",
-            "-c",
-            "for which in default max; do file=/proc/sys/net/core/rmem_$which; \
-             [ ! -e $file ] || echo 8388608 > $file; done",
-        ])?;
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
     }

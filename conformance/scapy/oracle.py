@@ -132,10 +132,11 @@ class Association:
         packet = IPv6(inner) if inner[0] >> 4 == 6 else IP(inner)
         outer = bytes(self.sa.encrypt(packet))
         if self.spec["udp"]:
-            # Over IPv4 scapy writes the length of an empty datagram, over IPv6 no checksum.
+            # Over IPv4 scapy writes the length of an empty datagram, over IPv6 no checksum:
+            # every other packet keeps it that way (RFC 6935 allows it for tunnels).
             at = 40 if header.version == 6 else 20
             outer = outer[: at + 4] + struct.pack("!H", len(outer) - at) + outer[at + 6 :]
-            if header.version == 6:
+            if header.version == 6 and self.sequence % 2:
                 outer = outer[: at + 6] + struct.pack("!H", in6_chksum(17, IPv6(outer[:40]), outer[40:]) or 0xFFFF) + outer[at + 8 :]
         return outer
 

@@ -21,6 +21,8 @@ use crate::error::Error;
 
 /// Octets of the non-ESP marker (RFC 3948 §2.2).
 const MARKER: [u8; 4] = [0; 4];
+/// `UDP_NO_CHECK6_RX` of linux/udp.h, which the libc crate lacks for this target.
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
 /// What kernels before 6.9 take in one `UDP_SEGMENT` send.
 pub(crate) const MAX_SEGMENTS: usize = 64;
 /// The largest UDP payload over IPv4; IPv6's is larger by 20.
@@ -265,6 +267,12 @@ impl Family {
         }
         for socket in &nat {
             sys::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).map_err(nat_failed)?;
+            if !v4 {
+                // Some peers send no UDP checksum over IPv6 either (RFC 6935): ESP and IKE have
+                // integrity of their own.
+                sys::set_int(socket.as_fd(), libc::SOL_UDP, UDP_NO_CHECK6_RX, 1)
+                    .map_err(nat_failed)?;
+            }
         }
         let raw_failed = at("ESP", 0);
         let raw = (0..modulus)

@@ -154,6 +154,11 @@ pub(crate) fn start(
     if shared.children.has(sa.id, child) {
         return Ok(());
     }
+    // The peer has asked for it and is being answered: two pairs would be one too many.
+    if matches!(&sa.answer, Some(Answer::Child(it)) if it.config.child == child) {
+        sa.retry_soon(shared, Task::CreateChild(child), attempts);
+        return Ok(());
+    }
     let Some(config) = config_of(sa, shared, child) else { return Ok(()) };
     let config = Box::new(config);
     begin(sa, shared, Plan { config, old: None, attempts, tried: Vec::new() }, None)

@@ -214,7 +214,11 @@ impl Flow {
     ) -> Outcome<Self> {
         let start = |(namespace, local): (&Namespace, IpAddr), remote: IpAddr| {
             let tool = postern::beside_the_tests("pt-traffic")?;
+            // The measure must not starve on a busy machine.
             let arguments = [
+                "nice".to_owned(),
+                "-n".to_owned(),
+                "-20".to_owned(),
                 tool.display().to_string(),
                 SocketAddr::new(local, shape.port).to_string(),
                 SocketAddr::new(remote, shape.port).to_string(),

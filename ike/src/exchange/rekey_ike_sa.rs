@@ -347,8 +347,10 @@ pub(crate) fn save_children(sa: &mut Established, shared: &mut Shared) -> bool {
         RekeyStep::Done { ike, .. } => Some(*ike),
         _ => None,
     };
-    let heir = state.rival.as_ref().and_then(|rival| rival.successor).or(ours);
-    let Some(heir) = heir else { return false };
+    // The peer may have deleted its own as the redundant one, while ours never got its answer.
+    let theirs = state.rival.as_ref().and_then(|rival| rival.successor);
+    let stands = |ike: &IkeSaId| shared.directory.entry(*ike).is_some();
+    let Some(heir) = [theirs, ours].into_iter().flatten().find(stands) else { return false };
     sa.own = None;
     hand_over(sa, shared, heir, Instant::NEVER);
     true

@@ -27,4 +27,4 @@ fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60)
 	@scripts/fuzz
 
 clean-guest: ## forget the guest images of the conformance tests
-	rm -rf .cache/guest
+	rm -rf .cache/guest 2>/dev/null || sudo rm -rf .cache/guest

@@ -175,6 +175,7 @@ impl Endpoint {
     fn step(&mut self, ike: IkeSaId, step: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>) {
         let Some(sa) = self.sas.remove(&ike) else { return };
         self.shared.calling.remove(&ike);
+        self.shared.creating.remove(&ike);
         match step(sa, &mut self.shared) {
             Some(sa) => self.put(ike, sa),
             None => self.set_timer(ike, Instant::NEVER),
@@ -183,8 +184,16 @@ impl Endpoint {
 
     fn put(&mut self, ike: IkeSaId, sa: IkeSa) {
         let due = sa.due(&self.shared);
-        if let IkeSa::Authenticating(attempt) = &sa {
-            self.shared.calling.insert(ike, attempt.tunnel());
+        match &sa {
+            IkeSa::Authenticating(attempt) => {
+                self.shared.calling.insert(ike, attempt.tunnel());
+            }
+            IkeSa::Established(sa) => {
+                if let Some(child) = sa.creates() {
+                    self.shared.creating.insert(ike, (child, sa.peer.origin));
+                }
+            }
+            _ => {}
         }
         self.sas.insert(ike, sa);
         self.set_timer(ike, due);

@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Our own attempts that have sent IKE_AUTH.
     pub(crate) calling: BTreeMap<IkeSaId, TunnelId>,
+    /// New children that we are asking for, each with the origin of its IKE SA.
+    pub(crate) creating: BTreeMap<IkeSaId, (ChildId, IkeSpi)>,
     actions: VecDeque<Action>,
     outputs: VecDeque<Output>,
     waiting: BTreeMap<Ticket, Waiter>,
@@ -113,6 +115,7 @@ impl Shared {
             admission,
             counters: Counters::default(),
             calling: BTreeMap::new(),
+            creating: BTreeMap::new(),
             actions: VecDeque::new(),
             outputs: VecDeque::new(),
             waiting: BTreeMap::new(),

@@ -211,8 +211,8 @@ fn weather(random: &mut Seeded) -> Weather {
 fn faults(random: &mut Seeded, children: usize) -> Faults {
     let steady = 2 * children as u64;
     Faults {
-        // Sometimes there is room for hardly more than what must be there.
-        capacity: if random.chance(10) { steady + 2 } else { random.between(24, 64) },
+        // Sometimes there is room for hardly more than a rekey of everything.
+        capacity: if random.chance(10) { 2 * steady + 4 } else { random.between(24, 64) },
         queue: usize::try_from(random.between(1, 16)).unwrap_or(1),
         work: millis(random, 0, 80),
         answer: millis(random, 0, 80),

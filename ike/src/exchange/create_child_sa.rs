@@ -154,8 +154,10 @@ pub(crate) fn start(
     if shared.children.has(sa.id, child) {
         return Ok(());
     }
-    // The peer has asked for it and is being answered: two pairs would be one too many.
-    if matches!(&sa.answer, Some(Answer::Child(it)) if it.config.child == child) {
+    let answers =
+        matches!(&sa.answer, Some(Answer::Child(answering)) if answering.config.child == child);
+    if answers || shared.creating.values().any(|(other, _)| *other == child) {
+        // It is on its way, here or over another IKE SA: perhaps there is nothing left to do.
         sa.retry_soon(shared, Task::CreateChild(child), attempts);
         return Ok(());
     }
@@ -753,6 +755,9 @@ fn install_answer(
     let spi_in = made.spi_in;
     match pair::install(sa, shared, &config, made, secret.as_ref(), old, head.standby) {
         Ok(pair) => {
+            if let Some(it) = shared.children.get_mut(pair) {
+                it.first = head.exchange == ExchangeType::IKE_AUTH;
+            }
             let step = AnswerStep::Install { pair, payloads };
             sa.answer = Some(Answer::Child(head.answering(config, old, step)));
             Ok(())

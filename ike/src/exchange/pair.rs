@@ -76,6 +76,7 @@ pub(crate) fn install(
         installed: shared.now,
         rekey_at: Instant::NEVER,
         expires_at: Instant::NEVER,
+        first: false,
         nonce: super::collision::lower(&made.nonce_i, &made.nonce_r).to_vec(),
         ours: made.role == Role::Initiator,
         standby,

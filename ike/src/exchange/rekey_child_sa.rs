@@ -15,7 +15,7 @@
 use alloc::boxed::Box;
 use core::time::Duration;
 
-use sa_store::{ChildId, EspSpi, Instant, KeGroup, PairId};
+use sa_store::{ChildId, EspSpi, IkeSpi, Instant, KeGroup, PairId};
 
 use super::{
     collision::{self, Redundant},
@@ -252,21 +252,21 @@ pub(crate) fn find_old(
 }
 
 /// Whether both ends ask for the same new child at once and the peer has to wait: the original
-/// initiator of the IKE SA goes first. A request that was under way while ours was answered
-/// comes too late.
+/// initiator of the IKE SA goes first, and of two IKE SAs the one that stays. A request that was
+/// under way while ours was answered comes too late.
 pub(crate) fn crosses_own_request(sa: &Established, shared: &Shared, child: ChildId) -> bool {
     let asked = sa.channel.spis.role == Role::Initiator
         && matches!(&sa.own, Some(OwnExchange::Child(own))
             if own.plan().old.is_none() && own.plan().config.child == child);
     let fresh = |it: &ChildSa| {
         it.child == child
-            && it.ours
-            && it.replaces.is_none()
-            && !it.nonce.is_empty()
+            && (it.ours || it.replaces.is_some())
             && shared.now.since(it.installed) < UNDER_WAY
             && matches!(it.phase, Phase::Installing | Phase::Installed | Phase::Rekeying)
     };
-    asked || shared.children.of(sa.id).any(fresh)
+    let elsewhere =
+        |(other, origin): &(ChildId, IkeSpi)| *other == child && *origin < sa.peer.origin;
+    asked || shared.creating.values().any(elsewhere) || shared.children.of(sa.id).any(fresh)
 }
 
 /// A pair that the peer asked for stands and the peer has been told.
@@ -282,7 +282,7 @@ pub(crate) fn answered(
                 && (shared.children.carrier(it.child).is_some() || shared.is_calling(it.tunnel))
         });
         if waits {
-            // The peer's sign of life is the earliest proof that it has the response.
+            // After IKE_AUTH the peer's sign of life proves that it has the response.
             sa.queue.push(Task::Liveness, shared.now + SIGN_OF_LIFE);
         } else if shared.carry(pair) {
             shared.announce(None, pair);

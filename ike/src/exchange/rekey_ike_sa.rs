@@ -42,8 +42,11 @@ use crate::{
     wire::{ExchangeType, KeyExchange, Nonce, Notify, NotifyType, Payload, Payloads},
 };
 
-/// How long the end that rekeyed may take to delete the old IKE SA.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the end that rekeyed may take to delete the old IKE SA: it may still be sending its
+/// request again, because it has not got our response.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the peer may take to delete its successor that lost.
+const REDUNDANT: Duration = Duration::from_secs(30);
 
 /// Our own rekey.
 #[derive(Debug)]
@@ -263,7 +266,8 @@ fn fail(
 
 fn yield_to(sa: &mut Established, shared: &mut Shared, rival: Option<RivalIke>) {
     // Without a successor yet, the pending answer goes on as if there had been no collision.
-    if let Some(ike) = rival.and_then(|rival| rival.successor) {
+    let lives = |ike: &IkeSaId| shared.directory.entry(*ike).is_some();
+    if let Some(ike) = rival.and_then(|rival| rival.successor).filter(lives) {
         hand_over(sa, shared, ike, Instant::NEVER);
         let until = shared.now + PATIENCE;
         sa.set_stage(shared, Stage::Superseded { until });
@@ -333,7 +337,7 @@ fn settle(sa: &mut Established, shared: &mut Shared) {
             hand_over(sa, shared, ours, now);
             if let Some((theirs, _)) = rival {
                 let task = Task::DeleteIke(informational::replaced());
-                shared.act(Action::Assign(theirs, task, now + PATIENCE));
+                shared.act(Action::Assign(theirs, task, now + REDUNDANT));
             }
         }
     }

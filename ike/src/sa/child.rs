@@ -57,7 +57,9 @@ pub(crate) struct ChildSa {
     pub(crate) installed: Instant,
     pub(crate) rekey_at: Instant,
     pub(crate) expires_at: Instant,
-    /// The lower nonce of the exchange that made it; empty for IKE_AUTH.
+    /// Whether IKE_AUTH brought it.
+    pub(crate) first: bool,
+    /// The lower nonce of the exchange that made it.
     pub(crate) nonce: Vec<u8>,
     /// Whether we began that exchange.
     pub(crate) ours: bool,
@@ -306,10 +308,15 @@ impl Shared {
     }
 
     /// The peer has our last response, so it has the pairs of this IKE SA or is installing them.
-    pub(crate) fn confirm_pairs(&mut self, owner: IkeSaId) {
+    /// A response of the peer proves that for IKE_AUTH only: its own requests go another way.
+    pub(crate) fn confirm_pairs(&mut self, owner: IkeSaId, first: bool) {
         let at = self.now + INSTALLING;
         let waits = |sa: &&mut ChildSa| {
-            sa.owner == owner && sa.standby && sa.replaces.is_none() && sa.phase == Phase::Installed
+            sa.owner == owner
+                && sa.standby
+                && sa.replaces.is_none()
+                && sa.phase == Phase::Installed
+                && (sa.first || !first)
         };
         for sa in self.children.live.values_mut().filter(waits) {
             sa.carry_at = sa.carry_at.min(at);

@@ -181,6 +181,16 @@ impl Established {
             || self.queue.contains(|task| matches!(task, Task::DeleteIke(_)))
     }
 
+    /// The new child that we are asking for.
+    pub(crate) fn creates(&self) -> Option<sa_store::ChildId> {
+        match &self.own {
+            Some(OwnExchange::Child(own)) if own.plan().old.is_none() => {
+                Some(own.plan().config.child)
+            }
+            _ => None,
+        }
+    }
+
     /// Adds something to do.
     pub(crate) fn assign(&mut self, shared: &mut Shared, task: Task, at: Instant) {
         if let Task::DeletePair(pair, _) = &task {
@@ -207,7 +217,7 @@ impl Established {
             }
             Received::Request(exchange, opened) => {
                 self.heard(shared, path);
-                shared.confirm_pairs(self.id);
+                shared.confirm_pairs(self.id, false);
                 match self.on_request(shared, path, exchange, &opened) {
                     Ok(()) => self.carry_on(shared, Ok(())),
                     // The peer may ask again if our answer was lost.
@@ -336,7 +346,7 @@ impl Established {
                 informational::on_delete_response(self, shared, state)
             }
             Some(OwnExchange::Liveness) => {
-                shared.confirm_pairs(self.id);
+                shared.confirm_pairs(self.id, true);
                 Ok(())
             }
             own => {

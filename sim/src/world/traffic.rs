@@ -88,6 +88,8 @@ impl World {
             Sent::NotCovered if told && self.protects(side, child) => {
                 self.violation(format!("packet {number} left {} in clear", name(side)));
             }
+            // The gateway has not got that far with its configuration.
+            Sent::NotCovered => self.book.refused(true),
             other => {
                 let excused = self.is_excused(now);
                 self.book.refused(excused);

@@ -32,10 +32,15 @@ pub struct Captured {
 }
 
 impl Capture {
-    /// Starts capturing whole packets, in both directions, and returns once it does.
+    /// Starts capturing packets in both directions and returns once it does. Packets that fit the
+    /// wire are captured whole; of one that is still to be cut by the kernel (segmentation
+    /// offload) the first segments are, each of which carries what the others do.
     pub fn start(namespace: &Namespace, interface: &str, file: &Path) -> Outcome<Self> {
         let path = file.display().to_string();
         let argv = namespace.inside(&[
+            "nice",
+            "-n",
+            "-20",
             "tcpdump",
             "-i",
             interface,
@@ -43,7 +48,7 @@ impl Capture {
             "-U",
             "--immediate-mode",
             "-s",
-            "0",
+            "4096",
             "-B",
             "65536",
             "-Z",
@@ -122,7 +127,7 @@ impl Captured {
     /// How many octets in packets of one kind.
     pub fn octets(&self, kind: Kind) -> usize {
         let of_kind = self.packets.iter().filter(|packet| packet.kind == kind);
-        of_kind.map(|packet| packet.bytes.len()).sum()
+        of_kind.map(|packet| packet.length).sum()
     }
 
     /// The packets that carry these octets in clear.

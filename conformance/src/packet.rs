@@ -38,7 +38,9 @@ pub struct Packet {
     pub ends: Option<(IpAddr, IpAddr)>,
     /// IP protocol, when it is IP.
     pub protocol: u8,
-    /// Everything after the Ethernet header.
+    /// How many octets it had after the Ethernet header.
+    pub length: usize,
+    /// As many of them as were captured.
     pub bytes: Vec<u8>,
 }
 
@@ -49,7 +51,7 @@ impl fmt::Display for Packet {
         if let Some((from, to)) = self.ends {
             write!(f, " {from} > {to} protocol {}", self.protocol)?;
         }
-        write!(f, ", {} octets:", self.bytes.len())?;
+        write!(f, ", {} octets:", self.length)?;
         for byte in self.bytes.iter().take(64) {
             write!(f, " {byte:02x}")?;
         }
@@ -64,13 +66,15 @@ pub fn read_pcap(file: &[u8]) -> Outcome<Vec<Packet>> {
     }
     let mut packets = Vec::new();
     let mut at = 24;
-    while let (Some(seconds), Some(micros), Some(length)) =
-        (word(file, at), word(file, at + 4), word(file, at + 8))
+    while let (Some(seconds), Some(micros), Some(length), Some(whole)) =
+        (word(file, at), word(file, at + 4), word(file, at + 8), word(file, at + 12))
     {
         let start = at + 16;
         at = start + length as usize;
         let Some(frame) = file.get(start..at) else { break };
-        packets.push(classify(u64::from(seconds) * 1_000_000 + u64::from(micros), frame));
+        let mut packet = classify(u64::from(seconds) * 1_000_000 + u64::from(micros), frame);
+        packet.length = (whole as usize).saturating_sub(14);
+        packets.push(packet);
     }
     Ok(packets)
 }
@@ -90,7 +94,7 @@ fn classify(at_us: u64, frame: &[u8]) -> Packet {
         0x86dd => ipv6(bytes),
         _ => (None, 0, Kind::Link),
     };
-    Packet { at_us, kind, ends, protocol, bytes: bytes.to_vec() }
+    Packet { at_us, kind, ends, protocol, length: bytes.len(), bytes: bytes.to_vec() }
 }
 
 type Seen = (Option<(IpAddr, IpAddr)>, u8, Kind);

@@ -141,11 +141,16 @@ impl Postern {
 
     /// Runs `postern`, at most a minute long.
     pub fn cli(&self, arguments: &[&str]) -> Outcome<Finished> {
-        let (cli, socket) = (self.cli.display().to_string(), self.socket().display().to_string());
-        let mut argv =
-            vec!["ip", "netns", "exec", &self.namespace, cli.as_str(), "--socket", socket.as_str()];
-        argv.extend_from_slice(arguments);
+        let line = self.cli_line(arguments);
+        let argv: Vec<&str> = line.iter().map(String::as_str).collect();
         run(&argv, Duration::from_secs(60))
+    }
+
+    /// The command line of `postern` with these arguments, in its namespace.
+    pub fn cli_line(&self, arguments: &[&str]) -> Vec<String> {
+        let (cli, socket) = (self.cli.display().to_string(), self.socket().display().to_string());
+        let whole = ["ip", "netns", "exec", &self.namespace, &cli, "--socket", &socket];
+        whole.iter().chain(arguments).map(|word| (*word).to_owned()).collect()
     }
 
     /// Runs `postern` and fails when it says no.

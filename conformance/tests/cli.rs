@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use conformance::command::{Finished, run};
+use conformance::command::{Dialogue, Finished, run};
 use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
 use conformance::postern::{Options, built};
-use conformance::scenario::{Starter, tunnel};
+use conformance::scenario::{Pair, Starter, peer_tunnel, tunnel};
 use conformance::topology::{Family, Side, Wire};
 use conformance::{Failure, Outcome};
 
@@ -253,5 +253,27 @@ fn commands_answer_as_promised() -> Outcome {
         us.stop()?;
         let gone = us.cli(&["sa"])?;
         ensure(gone.code == 2, || format!("{gone:?}"))
+    })
+}
+
+/// `events --follow --json` tells what happens while it happens, one JSON document a line.
+#[test]
+fn events_are_followed() -> Outcome {
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
+        let ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        let theirs = peer_tunnel(lab, &ours);
+        let pair = Pair::start(lab, std::slice::from_ref(&ours), &[theirs])?;
+        pair.bring_up(Starter::Us, &ours)?;
+        let command = pair.us.cli_line(&["events", "--follow", "--json"]);
+        let argv: Vec<&str> = command.iter().map(String::as_str).collect();
+        let followed = Dialogue::start("postern events", &argv, false)?;
+        let limit = Duration::from_secs(10);
+        followed.hear_about("child-installed", limit)?;
+        pair.us.must_cli(&["rekey", "site/net"])?;
+        let line = followed.hear_about("child-rekeyed", limit)?;
+        serde_json::from_str::<serde_json::Value>(&line)?;
+        pair.us.must_cli(&["down", "site"])?;
+        let line = followed.hear_about("ike-down", limit)?;
+        ensure(line.contains("deleted-by-operator"), || line.clone())
     })
 }

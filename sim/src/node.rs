@@ -105,7 +105,11 @@ impl Node {
         let status = self.gateway.status(now);
         let up = self.powered
             && !status.tunnels.is_empty()
-            && status.tunnels.iter().all(|tunnel| tunnel.state == TunnelState::Established);
+            && status.tunnels.iter().all(|tunnel| {
+                // An operator may hold a child down while the tunnel is up.
+                tunnel.state == TunnelState::Established
+                    && tunnel.children.iter().all(|child| child.state.is_some())
+            });
         self.up_since = up.then(|| self.up_since.unwrap_or(now));
         self.check_counters(&status);
         self.check_sizes(&status);

@@ -193,6 +193,14 @@ impl Endpoint {
             sa.queue.remove(|task| matches!(task, Task::CreateChild(_)));
         });
         let ready = missing.is_empty() && !busy;
+        // The loser's end at the peer may come long before we hear of it.
+        let carriers: Vec<_> = self
+            .shared
+            .children
+            .of(winner)
+            .filter(|it| !it.standby && matches!(it.phase, Phase::Installed | Phase::Rekeying))
+            .map(|it| it.pair)
+            .collect();
         if !missing.is_empty() {
             self.with_established(winner, |sa, _| {
                 for child in missing {
@@ -201,6 +209,9 @@ impl Endpoint {
             });
         }
         if ready {
+            for pair in carriers {
+                self.shared.carry(pair);
+            }
             self.with_established(loser, |sa, shared| {
                 sa.assign(shared, Task::DeleteIke(redundant()), now);
             });

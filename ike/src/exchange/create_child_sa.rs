@@ -11,6 +11,7 @@
 //! ```
 
 use alloc::{boxed::Box, format, vec::Vec};
+use core::time::Duration;
 
 use sa_store::{ChildId, EspSpi, Instant, KeGroup, PairId, SecretBytes, TrafficSelector};
 
@@ -43,6 +44,8 @@ use crate::{
 
 /// Pairs an IKE SA may have for each configured child before a peer gets NO_ADDITIONAL_SAS.
 const PAIRS_PER_CHILD: usize = 4;
+/// Two IKE SAs of both ends' own making come up within this time.
+const CROSSWISE: Duration = Duration::from_secs(90);
 /// How often a new child is asked for again after TEMPORARY_FAILURE.
 const BUSY_TRIES: u32 = 8;
 
@@ -641,11 +644,20 @@ struct Head {
 /// new pair before the peer, which has not got our response, has it as well.
 fn is_doubled(sa: &Established, shared: &Shared, child: ChildId, begun: Option<Instant>) -> bool {
     let tunnel = sa.peer.tunnel();
+    let own = shared.directory.entry(sa.id).map(|entry| entry.since);
     let mut others = shared.directory.active(tunnel);
     let doubled = others.any(|(ike, entry)| {
         // A new IKE SA replaces older ones, unless both ends called at once.
-        let crosswise = begun.is_none_or(|begun| entry.ours && entry.since >= begun);
-        crosswise && shared.children.has(ike, child)
+        let crosswise = match (begun, own) {
+            (Some(begun), _) => entry.ours && entry.since >= begun,
+            (None, Some(own)) => {
+                entry.ours != sa.peer.ours
+                    && entry.since + CROSSWISE >= own
+                    && own + CROSSWISE >= entry.since
+            }
+            (None, None) => false,
+        };
+        (ike == sa.id || crosswise) && shared.children.has(ike, child)
     });
     doubled || begun.is_some() && shared.is_calling(tunnel)
 }

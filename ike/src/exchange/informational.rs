@@ -60,9 +60,8 @@ pub(crate) fn start_delete(
         sa.retry_soon(shared, Task::DeletePair(pair, reason), 0);
         return Ok(());
     }
-    if !matches!(old.phase, Phase::Replaced { .. }) {
-        old.phase = Phase::Deleting;
-    }
+    // Also what was replaced: once the peer may have deleted it, nothing can fall back on it.
+    old.phase = Phase::Deleting;
     sa.request(shared, EXCHANGE, &[Payload::Delete(Delete::esp([spi]))])?;
     sa.own = Some(OwnExchange::Delete(Deleting::Pair(pair, reason)));
     Ok(())

@@ -154,7 +154,10 @@ impl World {
                 self.violation(format!("{} delivered packet {number} twice", name(side)));
             }
             Arrived::Lost { sent } => {
-                let excused = self.is_excused(sent);
+                let wanted = self.book.origin(number).is_some_and(|(_, child)| {
+                    self.nodes.iter().all(|node| node.want.children.contains(&child))
+                });
+                let excused = !wanted || self.is_excused(sent);
                 self.book.refused(excused);
                 if !excused {
                     let spi = esp::peek_spi(esp);

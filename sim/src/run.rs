@@ -28,6 +28,8 @@ pub struct Report {
     pub tally: Tally,
     /// Rekeys of children and of IKE SAs, as the two sides saw them.
     pub rekeys: [(u64, u64); 2],
+    /// How often CREATE_CHILD_SA requests of both ends crossed on one IKE SA.
+    pub crossed: u64,
     /// Virtual time that passed.
     pub lasted: Duration,
     /// Packets and messages that the auditor saw sealed.
@@ -48,7 +50,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.story.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
         writeln!(f, "seed {}: {:?}", self.scenario.seed, self.tally)?;
-        writeln!(f, "  rekeys {:?}, sealed {}", self.rekeys, self.sealed)?;
+        writeln!(
+            f,
+            "  rekeys {:?}, crossed {}, sealed {}",
+            self.rekeys, self.crossed, self.sealed
+        )?;
         writeln!(f, "  {:?}", self.scenario)?;
         self.violations.iter().try_for_each(|line| writeln!(f, "  VIOLATION {line}"))
     }
@@ -80,6 +86,7 @@ pub fn run(scenario: Scenario) -> Report {
         violations: world.violations.clone(),
         tally: world.tally(),
         rekeys: world.rekeys,
+        crossed: world.crossed(),
         lasted: world.now.since(start),
         sealed: world.auditor.sealed(),
         story: if world.violations.is_empty() && !world.scenario.trace {

@@ -1,5 +1,6 @@
 //! The world: two gateways, a network and virtual time.
 
+mod crossing;
 mod incidents;
 mod traffic;
 
@@ -85,6 +86,7 @@ pub(crate) struct World {
     queue: BTreeMap<(Instant, u64), Happening>,
     next: u64,
     traffic: traffic::Pace,
+    crossing: crossing::Crossing,
     /// Until the storm is over.
     stormy: bool,
     spinning: (Instant, u32),
@@ -120,6 +122,7 @@ impl World {
             queue: BTreeMap::new(),
             next: 0,
             traffic: traffic::Pace::default(),
+            crossing: crossing::Crossing::default(),
             stormy: true,
             spinning: (Instant::ZERO, 0),
             broken_until: Instant::ZERO,
@@ -308,6 +311,9 @@ impl World {
             Content::Ike(octets) if self.scenario.trace => Some(trace::message(octets)),
             _ => None,
         };
+        if let Content::Ike(octets) = &datagram.content {
+            self.crossing.sent(now, side, octets);
+        }
         let copies = self.network.carry(now, datagram);
         let count = copies.iter().filter(|copy| copy.timely).count();
         if let Some(ladder) = ladder {
@@ -375,6 +381,9 @@ impl World {
                     let how = if timely { "" } else { " (not genuine)" };
                     format!("    {} <= {}{how}", name(side), trace::message(&payload))
                 });
+                if timely {
+                    self.crossing.arrived(now, side, &payload);
+                }
                 let path = Endpoints { local: destination, remote: source };
                 self.input(side, Input::Datagram { path, payload: &payload });
             }
@@ -392,6 +401,11 @@ impl World {
         for node in &self.nodes {
             node.device.core().heal();
         }
+    }
+
+    /// How often requests of both ends crossed on one IKE SA.
+    pub(crate) const fn crossed(&self) -> u64 {
+        self.crossing.count
     }
 
     /// What became of all packets.

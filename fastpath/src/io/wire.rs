@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use esp::udp::{NAT_KEEPALIVE, NON_ESP_MARKER};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
@@ -19,8 +20,6 @@ use super::{
 };
 use crate::error::Error;
 
-/// Octets of the non-ESP marker (RFC 3948 §2.2).
-const MARKER: [u8; 4] = [0; 4];
 /// `UDP_NO_CHECK6_RX` of linux/udp.h, which the libc crate lacks for this target.
 const UDP_NO_CHECK6_RX: libc::c_int = 102;
 /// What kernels before 6.9 take in one `UDP_SEGMENT` send.
@@ -130,12 +129,6 @@ impl WireSockets {
         Ok(Self { v4: Some(v4), v6, ike_port: config.ike_port, nat_port: config.nat_port })
     }
 
-    /// Whether IPv6 is there.
-    #[must_use]
-    pub const fn has_ipv6(&self) -> bool {
-        self.v6.is_some()
-    }
-
     /// The port of IKE and ESP behind NAT.
     #[must_use]
     pub const fn nat_port(&self) -> u16 {
@@ -168,7 +161,7 @@ impl WireSockets {
         let mut control = ControlBuilder::new();
         control.source(local.ip());
         let (socket, parts) = if local.port() == self.nat_port {
-            (&family.nat_cut, [IoSlice::new(&MARKER), IoSlice::new(message)])
+            (&family.nat_cut, [IoSlice::new(&NON_ESP_MARKER), IoSlice::new(message)])
         } else {
             (&family.ike, [IoSlice::new(&[]), IoSlice::new(message)])
         };
@@ -185,7 +178,7 @@ impl WireSockets {
         let mut control = ControlBuilder::new();
         control.source(local);
         let to = SocketAddress::new(remote);
-        let parts = [IoSlice::new(&[0xff])];
+        let parts = [IoSlice::new(&NAT_KEEPALIVE)];
         sys::send(family.nat_cut.as_fd(), &to, &parts, control.as_bytes())?;
         Ok(())
     }

@@ -275,13 +275,16 @@ impl Steering {
         nft::replace(&self.config, rules, self.cover)?;
         self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
         self.apply_sources(rules, addresses)?;
-        let forwards = rules.iter().any(|rule| {
-            rule.verdict.is_caught()
-                && !addresses.iter().any(|own| {
-                    let bits = Span::bits(own.address);
-                    rule.local == Span { start: bits, end: bits }
-                })
-        });
+        let forwards = |v4| {
+            rules.iter().any(|rule| {
+                rule.verdict.is_caught()
+                    && rule.v4 == v4
+                    && !addresses.iter().any(|own| {
+                        let bits = Span::bits(own.address);
+                        rule.local == Span { start: bits, end: bits }
+                    })
+            })
+        };
         let covers_wire = peers.iter().any(|peer| {
             rules.iter().any(|rule| {
                 rule.verdict.is_caught()
@@ -289,7 +292,11 @@ impl Steering {
                     && rule.remote.contains(Span::bits(*peer))
             })
         });
-        self.warnings.extend(checks::warnings(forwards, covers_wire));
+        self.warnings.extend(checks::warnings(checks::Needs {
+            forwards_v4: forwards(true),
+            forwards_v6: forwards(false),
+            covers_wire,
+        }));
         self.warnings.sort_unstable();
         self.warnings.dedup();
         Ok(())

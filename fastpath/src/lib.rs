@@ -10,8 +10,8 @@
 //! ```
 //!
 //! [`InlineBackend`] is a [`hw_offload::Backend`] like any other. Workers are plain threads; on
-//! the way of a packet nothing allocates, locks, logs or waits, and every interface on it takes
-//! bursts. Steering brings exactly the packets that policies cover into the TUN interface, and
+//! the way of an ESP packet nothing allocates, locks, logs or waits, and every interface on it
+//! takes bursts. Steering brings exactly the packets that policies cover into the TUN interface, and
 //! keeps them from leaving in clear when this process is gone.
 //!
 //! What it never does: choose SPIs, speak IKE, decide lifetimes (it holds bytes and packets, and

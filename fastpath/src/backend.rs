@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,7 +21,7 @@ use crate::{
     error::Error,
     io::{Tun, WireConfig, WireSockets},
     steer::Steering,
-    worker::{IkeSink, Shared, Workers},
+    worker::{IkeSink, Shared, Workers, guard::give_up},
 };
 
 /// Batches that wait for the control thread.
@@ -89,6 +90,8 @@ pub struct NodeCounters {
     pub send_failed: u64,
     /// Packets too long for their tunnel, answered with ICMP.
     pub too_big: u64,
+    /// Internal errors: bursts of packets that were lost because a worker panicked on them.
+    pub panics: u64,
 }
 
 /// The inline ESP data plane: a TUN interface, sockets, workers and a control thread.
@@ -128,6 +131,7 @@ impl InlineHandle {
             malformed: read(&stats.malformed),
             send_failed: read(&stats.send_failed),
             too_big: read(&stats.too_big),
+            panics: read(&stats.panics),
         }
     }
 
@@ -175,7 +179,11 @@ impl InlineBackend {
         let control = std::thread::Builder::new()
             .name("postern-esp-ctl".to_owned())
             .spawn(move || {
-                control.run(&command_queue, &event_queue);
+                let run = AssertUnwindSafe(|| control.run(&command_queue, &event_queue));
+                if catch_unwind(run).is_err() {
+                    // The workers would end with it and IKE go on without a data plane.
+                    give_up("the control thread of the data plane failed");
+                }
                 drop(threads);
             })
             .map_err(Error::Worker)?;

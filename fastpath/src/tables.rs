@@ -131,6 +131,8 @@ pub(crate) struct Stats {
     pub too_big: AtomicU64,
     /// Events that found no room.
     pub events_lost: AtomicU64,
+    /// Turns of workers that a bug ended.
+    pub panics: AtomicU64,
     /// Something is to be looked at: a limit was reached.
     pub attention: AtomicBool,
 }

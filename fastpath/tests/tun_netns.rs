@@ -12,7 +12,7 @@ use std::{
 
 use common::{
     Capture, Namespace, eventually,
-    sites::{Pairing, Sites, bypass, selectors},
+    sites::{PLANTED, Pairing, Sites, bypass, selectors},
 };
 use hw_offload::{Notice, Operation, PolicySet};
 use sa_store::{Encapsulation, EspCipher, EspSuite, IntegrityAlgorithm};
@@ -604,6 +604,24 @@ fn a_peer_that_moves_is_noticed_until_it_is_followed() {
     assert!(sites.a.client.pings("10.2.0.2"));
     sites.b.drain();
     assert_eq!(moved(&sites), None);
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
+fn a_worker_survives_panics_and_they_are_counted() {
+    let mut sites = Sites::new();
+    sites.up(&Pairing::nets(), 1);
+    let handle = sites.a.handle();
+    assert_eq!(handle.counters().panics, 0);
+    let stranger = sites.b.gateway.within(|| UdpSocket::bind("192.0.2.2:0").unwrap());
+    // More in a row than a worker may fail before it is looked at whether it is hopeless.
+    for count in 1..=20 {
+        stranger.send_to(PLANTED, "192.0.2.1:500").unwrap();
+        eventually("a panic", || handle.counters().panics == count);
+    }
+    assert!(sites.a.client.pings("10.2.0.2"), "the only worker still carries the tunnel");
+    assert!(sites.b.client.pings("10.1.0.2"));
     sites.a.release();
     sites.b.release();
 }

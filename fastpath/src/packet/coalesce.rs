@@ -62,6 +62,11 @@ impl Coalescer {
         Self { open: ArrayVec::new_const(), tcp, udp }
     }
 
+    /// Drops what is under construction.
+    pub(crate) fn forget(&mut self) {
+        self.open.clear();
+    }
+
     /// Takes the packet `buffer[start..start + len]`. What is finished goes to `emit`.
     pub(crate) fn add(
         &mut self,

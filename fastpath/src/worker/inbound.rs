@@ -103,6 +103,11 @@ impl InboundPath {
         self.coalescer.flush(&self.data, &mut |parts| shared.deliver(queue, parts));
     }
 
+    /// Forgets the packets of a turn that did not come to its end.
+    pub(super) fn forget(&mut self) {
+        self.coalescer.forget();
+    }
+
     /// Raw ESP: behind its IP header when IPv4, which also tells DSCP and ECN.
     fn raw(&self, range: Range<usize>, v4: bool) -> Option<(Range<usize>, Option<u8>)> {
         if !v4 {

@@ -1,8 +1,10 @@
 //! Workers: plain threads that carry packets between TUN and the wire.
 //!
 //! Each has a queue of the TUN interface and its own sockets, and shares nothing writable with
-//! the others but the state of SAs. On the way of a packet nothing waits, locks or allocates.
+//! the others but the state of SAs. On the way of an ESP packet nothing waits, locks or
+//! allocates.
 
+pub(crate) mod guard;
 mod inbound;
 mod outbound;
 
@@ -22,7 +24,11 @@ use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, epoll};
 use sa_store::live::LiveSa;
 
-use self::{inbound::InboundPath, outbound::OutboundPath};
+use self::{
+    guard::{Failure, Guard, give_up},
+    inbound::InboundPath,
+    outbound::OutboundPath,
+};
 use crate::{
     error::Error,
     io::{IkeDatagram, Offloads, Outgoing, TunQueue, WireSockets},
@@ -220,7 +226,7 @@ impl Drop for Workers {
             wakeup.wake();
         }
         for thread in self.threads.drain(..) {
-            // A worker that panicked has said so; there is nothing left to wait for.
+            // A worker catches its panics; there is nothing to learn from its end.
             let _ = thread.join();
         }
     }
@@ -258,14 +264,17 @@ impl Worker {
         let sources = shared.wire.sources(self.number);
         let mut outbound = OutboundPath::new();
         let mut inbound = InboundPath::new(offloads);
+        let (mut outbound_guard, mut inbound_guard) = (Guard::default(), Guard::default());
+        let now = || shared.now();
         let mut events = Vec::with_capacity(16);
         while !shared.stop.load(Ordering::Acquire) {
             events.clear();
             let waited =
                 epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
-            if waited.is_err_and(|error| error != rustix::io::Errno::INTR) {
-                tracing::error!(worker = self.number, "epoll failed, the worker ends");
-                return;
+            if let Err(error) = waited
+                && error != rustix::io::Errno::INTR
+            {
+                give_up(&format!("worker {} cannot wait for packets ({error})", self.number));
             }
             let tables = shared.tables.load();
             for event in &events {
@@ -273,20 +282,47 @@ impl Worker {
                 match data.u64() {
                     STOP => {}
                     TUN => {
-                        if outbound.turn(&self.queue, &tables, shared).is_err() {
-                            // What is protected stays blocked: its routes went with it.
-                            tracing::error!("the TUN interface is gone; restart to bring it back");
-                            let _ = epoll::delete(&self.epoll, self.queue.as_fd());
+                        let turn = || outbound.turn(&self.queue, &tables, shared);
+                        match outbound_guard.turn(now, turn) {
+                            Ok(Ok(())) => {}
+                            Ok(Err(_)) => {
+                                // What is protected stays blocked: its routes went with it.
+                                tracing::error!(
+                                    "the TUN interface is gone; restart to bring it back"
+                                );
+                                let _ = epoll::delete(&self.epoll, self.queue.as_fd());
+                            }
+                            // Its buffers are filled anew by every turn.
+                            Err(failure) => self.failed(failure, "outbound"),
                         }
                     }
                     index => {
                         let source = usize::try_from(index).ok().and_then(|i| sources.get(i));
-                        if let Some(source) = source {
-                            inbound.turn(*source, &self.queue, &tables, shared);
+                        let Some(source) = source else { continue };
+                        let turn = || inbound.turn(*source, &self.queue, &tables, shared);
+                        if let Err(failure) = inbound_guard.turn(now, turn) {
+                            inbound.forget();
+                            self.failed(failure, "inbound");
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Counts a turn that panicked.
+    fn failed(&self, failure: Failure, path: &str) {
+        let stats = &self.shared.stats;
+        Stats::count(&stats.panics);
+        if failure.hopeless {
+            give_up(&format!("worker {} completes no {path} turn any more", self.number));
+        }
+        if failure.tell {
+            tracing::error!(
+                worker = self.number,
+                panics = stats.panics.load(Ordering::Relaxed),
+                "an internal error ended an {path} burst; its packets are lost, the worker goes on"
+            );
         }
     }
 }

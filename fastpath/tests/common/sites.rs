@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant as Clock},
 };
 
-use fastpath::{InlineBackend, InlineConfig, InlineHandle};
+use fastpath::{IkeDatagram, InlineBackend, InlineConfig, InlineHandle};
 use hw_offload::{Backend, Notice, Operation, Policy, PolicyAction, PolicySet, Ticket};
 use sa_store::{
     ChildId, DfPolicy, Direction, DomainId, DscpPolicy, EcnPolicy, Encapsulation, EspSpi, EspSuite,
@@ -154,6 +154,9 @@ pub(crate) fn bypass(local: &[&str], remote: &[&str]) -> Policy {
     }
 }
 
+/// An IKE message on which the worker that receives it panics.
+pub(crate) const PLANTED: &[u8] = b"a message that meets a bug";
+
 impl Site {
     fn new(net: u8) -> Self {
         let (gateway, client) = (Namespace::new(), Namespace::new());
@@ -178,7 +181,10 @@ impl Site {
         self.live = Arc::clone(&live);
         let backend = self.gateway.within(move || {
             let config = InlineConfig { workers: Some(workers), ..InlineConfig::default() };
-            InlineBackend::start(config, live, Arc::new(|_| {})).expect("the data plane starts")
+            let sink = |datagram: IkeDatagram| {
+                assert!(datagram.message != PLANTED, "a planted panic of a worker");
+            };
+            InlineBackend::start(config, live, Arc::new(sink)).expect("the data plane starts")
         });
         self.backend = Some(backend);
     }

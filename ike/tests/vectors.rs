@@ -132,7 +132,7 @@ fn auth_messages_open_and_authenticate() {
         ] {
             let message = Message::parse(&vector[label]).unwrap();
             let opener = Opener::new(&engines, suite.suite, direction).unwrap();
-            let opened = opener.open(&message.require_protected().unwrap()).unwrap();
+            let opened = opener.open(&message.protected.unwrap()).unwrap();
             let payloads = opened.payloads().unwrap();
             let identity = payloads.id_i().or(payloads.id_r()).unwrap();
             let octets = SignedOctets {
@@ -173,7 +173,7 @@ fn aead_messages_are_sealed_octet_for_octet() {
         let keys = keys(&name, &vector);
         let message = Message::parse(&vector["auth_request"]).unwrap();
         let opener = Opener::new(&engines, suite.suite, &keys.initiator).unwrap();
-        let opened = opener.open(&message.require_protected().unwrap()).unwrap();
+        let opened = opener.open(&message.protected.unwrap()).unwrap();
         let payloads = opened.payloads().unwrap();
         let mut sealer =
             Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut NoRandomness).unwrap();
@@ -196,7 +196,7 @@ fn fragments_of_another_implementation_come_together() {
             let message = Message::parse(&vector[label]).unwrap();
             assert_eq!(last, Progress::Incomplete);
             last = reassembly
-                .add(&opener, message.header.message_id, &message.require_protected().unwrap())
+                .add(&opener, message.header.message_id, &message.protected.unwrap())
                 .unwrap();
         }
         let Progress::Complete(opened) = last else { panic!("{name}: {last:?}") };

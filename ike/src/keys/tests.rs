@@ -80,12 +80,12 @@ fn every_suite_seals_what_it_opens() {
             let datagram = sealer.seal(&header(), &payloads).unwrap();
             let message = Message::parse(&datagram).unwrap();
             assert_eq!(message.header, header());
-            let opened = opener.open(&message.require_protected().unwrap()).unwrap();
+            let opened = opener.open(&message.protected.unwrap()).unwrap();
             assert_eq!(opened.payloads().unwrap().as_slice(), payloads);
         }
         let empty = sealer.seal(&header(), &[]).unwrap();
         let message = Message::parse(&empty).unwrap();
-        let opened = opener.open(&message.require_protected().unwrap()).unwrap();
+        let opened = opener.open(&message.protected.unwrap()).unwrap();
         assert!(opened.octets.is_empty() && opened.payloads().unwrap().is_empty());
     }
 }
@@ -166,7 +166,7 @@ fn fragments_fit_and_come_together_in_any_order() {
             let count = datagrams.len();
             for (at, datagram) in datagrams.iter().enumerate() {
                 let message = Message::parse(datagram).unwrap();
-                let protected = message.require_protected().unwrap();
+                let protected = message.protected.unwrap();
                 let progress = reassembly.add(&opener, 5, &protected).unwrap();
                 if at + 1 < count {
                     assert_eq!(progress, Progress::Incomplete);
@@ -190,7 +190,7 @@ fn a_finer_split_restarts_and_a_coarser_one_is_ignored() {
     let mut reassembly = Reassembly::default();
     let add = |datagram: &[u8], reassembly: &mut Reassembly| {
         let message = Message::parse(datagram).unwrap();
-        reassembly.add(&opener, 5, &message.require_protected().unwrap())
+        reassembly.add(&opener, 5, &message.protected.unwrap())
     };
     assert_eq!(add(&coarse[0], &mut reassembly), Ok(Progress::Incomplete));
     assert_eq!(add(&fine[1], &mut reassembly), Ok(Progress::Incomplete));
@@ -218,7 +218,7 @@ fn cve_2016_1287_fragment_counts_and_bytes_are_capped() {
             sealer.seal_inner(&header(), crate::wire::PayloadType::NONE, Some(fragment), &part);
         let datagram = datagram.unwrap();
         let message = Message::parse(&datagram).unwrap();
-        let progress = reassembly.add(&opener, 5, &message.require_protected().unwrap());
+        let progress = reassembly.add(&opener, 5, &message.protected.unwrap());
         assert_eq!(progress.is_ok(), total <= MAX_FRAGMENTS, "{total}");
     }
     // Bytes: 64 fragments of 1400 octets exceed 64 KiB, and the one too many is refused.
@@ -230,8 +230,7 @@ fn cve_2016_1287_fragment_counts_and_bytes_are_capped() {
             .seal_inner(&header(), crate::wire::PayloadType::NOTIFY, Some(fragment), &part)
             .unwrap();
         let message = Message::parse(&datagram).unwrap();
-        refused +=
-            usize::from(reassembly.add(&opener, 5, &message.require_protected().unwrap()).is_err());
+        refused += usize::from(reassembly.add(&opener, 5, &message.protected.unwrap()).is_err());
         assert!(reassembly.held() <= fragment::MAX_REASSEMBLED_LEN);
     }
     assert!(refused > 0);
@@ -244,7 +243,7 @@ fn fragments_of_a_newer_message_replace_the_older_one() {
     let mut reassembly = Reassembly::default();
     for message_id in 5..50 {
         let message = Message::parse(&fragments[0]).unwrap();
-        let protected = message.require_protected().unwrap();
+        let protected = message.protected.unwrap();
         assert_eq!(reassembly.add(&opener, message_id, &protected), Ok(Progress::Incomplete));
         assert!(reassembly.held() < 1000);
     }

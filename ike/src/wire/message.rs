@@ -80,14 +80,6 @@ impl<'a> Message<'a> {
         }
         Ok(message)
     }
-
-    /// The protected part of a message that must have one.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn require_protected(&self) -> Result<Protected<'a>, WireError> {
-        self.protected.ok_or(WireError::Missing(PayloadType::SK))
-    }
 }
 
 impl<'a> Protected<'a> {

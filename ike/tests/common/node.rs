@@ -15,7 +15,7 @@ use ike::{
 };
 use sa_store::{ChildId, EspSpi, Instant, PairId, SaRecord, SecretBytes};
 
-use super::{A, Sent};
+use super::{B, Sent};
 
 /// Deterministic randomness (splitmix64).
 #[derive(Clone, Debug)]
@@ -82,7 +82,8 @@ pub struct Node {
 
 impl Node {
     pub fn new(index: usize, seed: u64, config: EndpointConfig) -> Self {
-        let base = if index == A { 0xa000_0000 } else { 0xb000_0000 };
+        // A third node gives out the SPIs of A: B must tell them apart by the peer.
+        let base = if index == B { 0xb000_0000 } else { 0xa000_0000 };
         let spis = Allocator { next: base, used: BTreeSet::new(), limit: 1000 };
         let spis = Arc::new(Mutex::new(spis));
         let random = Dice(seed.wrapping_mul(2).wrapping_add(index as u64).wrapping_mul(77_777));
@@ -107,7 +108,7 @@ impl Node {
     }
 
     pub fn name(&self) -> &'static str {
-        if self.index == A { "A" } else { "B" }
+        ["A", "B", "C"][self.index]
     }
 
     /// Takes all outputs; gives the datagrams.

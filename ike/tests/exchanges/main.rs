@@ -6,6 +6,7 @@ mod common;
 
 mod admission;
 mod authentication;
+mod bystander;
 mod children;
 mod collision;
 mod deletion;

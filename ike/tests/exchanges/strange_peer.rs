@@ -8,6 +8,7 @@ use ike::{
     input::Input,
     keys::{IkeKeys, Opener, Sealer, Skeyseed},
     negotiate::{Pfs, esp_offer, ike_offer},
+    view::IkeSaView,
     wire::{
         Delete, ExchangeType, Header, Message, Nonce, Notify, NotifyType, Payload, PayloadType,
         ProtocolId, Spi, TrafficSelectors,
@@ -15,10 +16,15 @@ use ike::{
 };
 use sa_store::EspSpi;
 
-use crate::common::{A, B, World, address, esp_proposal, ike_proposal, node::Dice};
+use crate::{
+    bystander::Bystander,
+    common::{A, B, CHILD, Fate, TUNNEL, World, address, esp_proposal, ike_proposal, node::Dice},
+};
 
 /// Plays A, the original initiator, with its keys.
 struct Impostor {
+    /// Has a tunnel of its own to B, which every request of the impostor must leave alone.
+    bystander: Bystander,
     header: Header,
     sealer: Sealer,
     opener: Opener,
@@ -26,7 +32,7 @@ struct Impostor {
 
 const SUITE: &str = "aes256gcm16-prfsha256-x25519";
 
-fn impostor(world: &World) -> Impostor {
+fn impostor(world: &World, bystander: Bystander) -> Impostor {
     let message = |at: usize| Message::parse(&world.sent[at].payload).unwrap();
     let (request, response) = (message(0), message(1));
     let nonce = |it: &Message<'_>| it.clear.nonce().unwrap().0.to_vec();
@@ -48,6 +54,7 @@ fn impostor(world: &World) -> Impostor {
         message_id: 1,
     };
     Impostor {
+        bystander,
         header,
         sealer: Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut dice).unwrap(),
         opener: Opener::new(&engines, suite.suite, &keys.responder).unwrap(),
@@ -79,6 +86,7 @@ impl Impostor {
         let path = Endpoints { local: address(B), remote: address(A) };
         world.input(B, Input::Datagram { path, payload: request });
         let answer = world.sent[before].payload.clone();
+        self.bystander.assert_unharmed(world);
         let message = Message::parse(&answer).unwrap();
         assert!(message.header.response);
         assert_eq!(message.header.message_id, self.header.message_id);
@@ -100,9 +108,22 @@ fn world() -> (World, Impostor) {
     let mut world = World::new(1);
     world.establish();
     // A sleeps from now on: it must not wonder about answers to what it never asked.
-    world.filter = Box::new(|_| crate::common::Fate::Drop);
-    let impostor = impostor(&world);
+    world.filter = Box::new(|_| Fate::Drop);
+    let bystander = Bystander::join(&mut world);
+    let impostor = impostor(&world, bystander);
     (world, impostor)
+}
+
+/// The IKE SAs of the impostor's tunnel at B.
+fn ike_sas(world: &World) -> Vec<IkeSaView> {
+    let mut views = world.nodes[B].endpoint.ike_sas();
+    views.retain(|it| it.tunnel == Some(TUNNEL));
+    views
+}
+
+/// How many pairs it has there.
+fn pairs(world: &World) -> usize {
+    world.nodes[B].pairs.values().filter(|(inbound, _)| inbound.child == CHILD).count()
 }
 
 fn child_request(spi: u32, esp: &str) -> Vec<Payload<'static>> {
@@ -140,7 +161,7 @@ fn transport_mode_is_declined_by_tunnel_mode() {
         assert!(!answer.has_notify(NotifyType::USE_TRANSPORT_MODE));
         assert!(answer.sa().is_some());
     });
-    assert_eq!(world.nodes[B].pairs.len(), 2);
+    assert_eq!(pairs(&world), 2);
 }
 
 #[test]
@@ -171,7 +192,7 @@ fn refusals_of_children() {
         let refused = peer.error(&mut world, CREATE, &rekey);
         assert_eq!(refused, Some(NotifyType::CHILD_SA_NOT_FOUND));
     }
-    assert_eq!(world.nodes[B].pairs.len(), 1);
+    assert_eq!(pairs(&world), 1);
 }
 
 #[test]
@@ -200,7 +221,7 @@ fn an_ike_rekey_that_nobody_can_accept_is_refused() {
     assert_eq!(refused, Some(NotifyType::NO_PROPOSAL_CHOSEN));
     let refused = peer.error(&mut world, CREATE, &[offer(SUITE), nonce]);
     assert_eq!(refused, Some(NotifyType::INVALID_KE_PAYLOAD));
-    assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1);
+    assert_eq!(ike_sas(&world).len(), 1);
 }
 
 #[test]
@@ -210,16 +231,18 @@ fn deletes_of_what_is_not_there_get_an_empty_answer() {
     let ah = Delete { protocol: ProtocolId::AH, spis: vec![Spi::Esp(0xa000_0001)] };
     let deletes = [Payload::Delete(unknown), Payload::Delete(ah)];
     peer.ask(&mut world, INFORM, &deletes, |answer| assert!(answer.is_empty()));
-    assert_eq!(world.nodes[B].pairs.len(), 1);
+    assert_eq!(pairs(&world), 1);
     // What is there is confirmed with the SPI of the other direction.
-    let view = &world.nodes[B].endpoint.ike_sas()[0].children[0];
+    let view = &ike_sas(&world)[0].children[0];
     let (spi_in, spi_out) = (view.spi_in, view.spi_out.unwrap());
     let delete = [Payload::Delete(Delete::esp([spi_out]))];
     peer.ask(&mut world, INFORM, &delete, |answer| {
         let spis: Vec<_> = answer.deletes().flat_map(Delete::esp_spis).collect();
         assert_eq!(spis, [spi_in]);
     });
-    assert!(world.nodes[B].pairs.is_empty());
+    // Once more it names nothing of this peer's, though the bystander gave out the same SPI.
+    peer.ask(&mut world, INFORM, &delete, |answer| assert!(answer.is_empty()));
+    assert_eq!(pairs(&world), 0);
 }
 
 #[test]
@@ -238,7 +261,7 @@ fn an_unknown_critical_payload_is_named_and_survived() {
         assert_eq!(notify.kind, NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD);
         assert_eq!(notify.data.as_ref(), [200]);
     });
-    assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1);
+    assert_eq!(ike_sas(&world).len(), 1);
     peer.ask(&mut world, INFORM, &[], |answer| assert!(answer.is_empty()));
 }
 
@@ -294,15 +317,16 @@ fn a_malformed_request_ends_its_own_ike_sa_alone() {
         let answered = peer.send(&mut world, &request, |it| it.error_notify().map(|it| it.kind));
         assert_eq!(answered, Some(NotifyType::INVALID_SYNTAX));
         assert_eq!(world.ike_down(B), [FailureCode::InvalidSyntax]);
-        assert!(world.nodes[B].endpoint.ike_sas().is_empty());
-        assert!(world.nodes[B].pairs.is_empty());
+        assert!(ike_sas(&world).is_empty());
+        assert_eq!(pairs(&world), 0);
         // The same once more gets the same answer, and nothing else happens.
         let again = peer.send(&mut world, &request, |it| it.error_notify().map(|it| it.kind));
         assert_eq!(again, answered);
-        world.filter = Box::new(|_| crate::common::Fate::Deliver);
+        world.filter = Box::new(|_| Fate::Deliver);
         world.initiate(B);
         world.run_s(5);
-        assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1);
+        assert_eq!(ike_sas(&world).len(), 1);
+        peer.bystander.assert_unharmed(&mut world);
     }
 }
 
@@ -312,7 +336,7 @@ fn exchanges_that_have_no_place_here() {
         let (mut world, mut peer) = world();
         let answered = peer.error(&mut world, exchange, &[]);
         assert_eq!(answered, Some(NotifyType::INVALID_SYNTAX));
-        assert!(world.nodes[B].endpoint.ike_sas().is_empty());
+        assert!(ike_sas(&world).is_empty());
     }
 }
 
@@ -328,6 +352,7 @@ fn message_ids_outside_the_window_are_not_answered() {
         world.input(B, Input::Datagram { path, payload: &request });
     }
     assert_eq!(world.sent.len(), before);
+    peer.bystander.assert_unharmed(&mut world);
     peer.header.message_id = 1;
     peer.ask(&mut world, INFORM, &[], |answer| assert!(answer.is_empty()));
 }

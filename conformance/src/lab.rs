@@ -69,9 +69,12 @@ impl Lab {
         sweep()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("pt-{}-ic{number}", std::process::id()));
-        fs::create_dir_all(&folder)?;
         let net = Network::new(wire)?;
-        let captures = net.capture(&folder)?;
+        fs::create_dir_all(&folder)?;
+        let captures = net.capture(&folder).inspect_err(|_| {
+            // Best effort, as below.
+            let _ = fs::remove_dir_all(&folder);
+        })?;
         let lab = Self {
             net,
             canary: Canary::new(number),

@@ -39,7 +39,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod checksum;
+pub mod checksum;
 pub mod ecn;
 mod inbound;
 pub mod inner;

@@ -41,7 +41,7 @@ impl OuterTemplate {
                 bytes[9] = next;
                 bytes[12..16].copy_from_slice(&from.octets());
                 bytes[16..20].copy_from_slice(&to.octets());
-                (IPV4_LEN, checksum::add(0, &bytes[12..20]))
+                (IPV4_LEN, checksum::sum(0, &bytes[12..20]))
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 bytes[0] = 0x60;
@@ -49,7 +49,7 @@ impl OuterTemplate {
                 bytes[7] = hop_limit;
                 bytes[8..24].copy_from_slice(&from.octets());
                 bytes[24..40].copy_from_slice(&to.octets());
-                (IPV6_LEN, checksum::add(0, &bytes[8..40]))
+                (IPV6_LEN, checksum::sum(0, &bytes[8..40]))
             }
             _ => return Err(BuildError::AddressFamily),
         };
@@ -94,7 +94,7 @@ impl OuterTemplate {
             } else {
                 ip[4..6].copy_from_slice(&id.to_be_bytes());
             }
-            let sum = checksum::finish(checksum::add(self.address_sum, &ip[..12]));
+            let sum = checksum::finish(checksum::sum(self.address_sum, &ip[..12]));
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
         } else {
             ip[0] |= traffic_class >> 4;
@@ -107,7 +107,7 @@ impl OuterTemplate {
                 let pseudo = self.address_sum
                     + u64::from(protocol::UDP)
                     + u64::from(u16::from_be_bytes([udp[4], udp[5]]));
-                let sum = checksum::finish(checksum::add(checksum::add(pseudo, udp), esp));
+                let sum = checksum::finish(checksum::sum(checksum::sum(pseudo, udp), esp));
                 let sum = if sum == 0 { u16::MAX } else { sum };
                 udp[6..8].copy_from_slice(&sum.to_be_bytes());
             }

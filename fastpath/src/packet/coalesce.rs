@@ -8,10 +8,10 @@
 use std::io::IoSlice;
 
 use arrayvec::ArrayVec;
+use esp::checksum;
 
-use super::{
-    checksum,
-    header::{Gso, Shape, TCP, UDP, VnetHeader, finish_ipv4, pseudo_sum, set_word, shape, word},
+use super::header::{
+    Gso, Shape, TCP, UDP, VnetHeader, finish_ipv4, pseudo_sum, set_word, shape, word,
 };
 use crate::io::tun::VNET_HEADER;
 

@@ -1,5 +1,7 @@
 //! Where the upper layer of a packet starts, and the virtio header in front of it.
 
+use esp::checksum;
+
 use crate::io::tun::VNET_HEADER;
 
 /// TCP.
@@ -148,7 +150,7 @@ pub(crate) fn shape(packet: &[u8]) -> Option<Shape> {
 /// Sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1) for `length` octets of upper layer.
 pub(crate) fn pseudo_sum(packet: &[u8], shape: &Shape, length: usize) -> u64 {
     let addresses = if shape.v4 { packet.get(12..20) } else { packet.get(8..40) };
-    super::checksum::sum(0, addresses.unwrap_or(&[])) + u64::from(shape.protocol) + length as u64
+    checksum::sum(0, addresses.unwrap_or(&[])) + u64::from(shape.protocol) + length as u64
 }
 
 /// Reads two octets in network order.
@@ -167,6 +169,6 @@ pub(crate) fn set_word(bytes: &mut [u8], at: usize, value: u16) {
 pub(crate) fn finish_ipv4(header: &mut [u8]) {
     set_word(header, 10, 0);
     let len = header.first().map_or(0, |first| usize::from(first & 0xf) * 4);
-    let sum = super::checksum::sum(0, header.get(..len).unwrap_or(&[]));
-    set_word(header, 10, super::checksum::finish(sum));
+    let sum = checksum::sum(0, header.get(..len).unwrap_or(&[]));
+    set_word(header, 10, checksum::finish(sum));
 }

@@ -1,6 +1,5 @@
 //! Packets on the clear side: cutting, joining, clamping, complaining.
 
-pub(crate) mod checksum;
 pub(crate) mod coalesce;
 pub(crate) mod header;
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Lowering the MSS that TCP endpoints agree on (RFC 9293 §3.7.1), so that segments fit a tunnel.
 
-use super::{
-    checksum,
-    header::{Shape, TCP, set_word, word},
-};
+use esp::checksum;
+
+use super::header::{Shape, TCP, set_word, word};
 
 const SYN: u8 = 0x02;
 

@@ -1,9 +1,8 @@
 //! Cutting super-packets (TSO, USO) and oversized IPv4 packets into what goes on the wire.
 
-use super::{
-    checksum,
-    header::{Gso, Shape, TCP, UDP, VnetHeader, finish_ipv4, pseudo_sum, set_word, word},
-};
+use esp::checksum;
+
+use super::header::{Gso, Shape, TCP, UDP, VnetHeader, finish_ipv4, pseudo_sum, set_word, word};
 
 /// Octets of headers a packet to be cut may have.
 pub(crate) const MAX_HEADERS: usize = 256;

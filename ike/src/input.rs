@@ -107,7 +107,7 @@ pub enum Command {
     },
 }
 
-/// An answer to a [`crate::output::Request`]. Late, doubled or unknown tickets are ignored.
+/// An answer to a [`crate::output::Output::Request`]. Late, doubled or unknown tickets are ignored.
 #[derive(Debug)]
 pub struct Completion {
     /// The ticket of the request.

@@ -9,6 +9,7 @@ use core::fmt;
 
 use sa_store::{Esn, EspCipher, IntegrityAlgorithm, KeGroup, PrfAlgorithm};
 
+use super::edits::edit_distance;
 use crate::config::{EspProposal, IkeProposal};
 
 /// One algorithm that a keyword names.
@@ -279,29 +280,10 @@ fn nearest(word: &str) -> Option<&'static str> {
     }
     KEYWORDS
         .iter()
-        .map(|(name, _)| (distance(word, name), *name))
+        .map(|(name, _)| (edit_distance(word, name), *name))
         .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, to) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let replace = diagonal + usize::from(from != to);
-            diagonal = *cell;
-            *cell = replace.min(diagonal + 1).min(left + 1);
-            left = *cell;
-        }
-    }
-    row.last().copied().unwrap_or(a.len())
 }
 
 fn all_or_none_aead(ciphers: &[EspCipher]) -> Result<bool, ProposalError> {

@@ -7,6 +7,7 @@
 //! - A [`Mismatch`] says, proposal by proposal, which transform differed.
 //! - [`traffic_selector`] narrows and verifies selectors.
 
+mod edits;
 mod keyword;
 mod mismatch;
 mod names;
@@ -14,6 +15,7 @@ mod own;
 mod select;
 pub mod traffic_selector;
 
+pub use edits::edit_distance;
 pub use keyword::{
     ProposalError, default_esp_proposals, default_ike_proposals, parse_esp, parse_ike,
 };

@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> ExitCode {
         return check(&path);
     }
     if args.release {
-        return release(&path, args.config.is_some());
+        return finish(supervisor::release(release_config(&path, args.config.is_some()).as_ref()));
     }
     let config = match config::load(&path) {
         Ok(config) => config,
@@ -45,17 +45,22 @@ pub fn run(args: &Args) -> ExitCode {
     finish(supervisor::run(path, config))
 }
 
-/// `--release`: needs a configuration only if one is named, or if it was not the default.
-fn release(path: &std::path::Path, named: bool) -> ExitCode {
-    let config = match config::load(path) {
+/// The configuration that `--release` goes by. What stands in the system has to go also when
+/// the file is broken or gone: then that is said, and `None` stands for the defaults.
+fn release_config(path: &std::path::Path, named: bool) -> Option<config::Config> {
+    match config::load(path) {
         Ok(config) => Some(config),
-        Err(report) if named || path.exists() => {
-            complain(&report);
-            return ExitCode::FAILURE;
+        Err(report) => {
+            if named || path.exists() {
+                complain(&report);
+                complain(
+                    &"posternd: going by the defaults: what the configuration would name \
+                      otherwise (interface, control, state_dir) may stay",
+                );
+            }
+            None
         }
-        Err(_) => None,
-    };
-    finish(supervisor::release(config.as_ref()))
+    }
 }
 
 fn finish(outcome: Result<(), supervisor::StartError>) -> ExitCode {
@@ -99,4 +104,30 @@ fn complain(what: &dyn std::fmt::Display) {
 
 fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn release_goes_by_a_good_configuration_and_is_stopped_by_none() -> io::Result<()> {
+        let folder = std::env::temp_dir().join(format!("pt-{}-release", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let path = folder.join("config.toml");
+        let interface = |text: &str| -> io::Result<Option<String>> {
+            std::fs::write(&path, text)?;
+            Ok(release_config(&path, true).map(|config| config.inline.interface))
+        };
+        let good = interface("[inline]\ninterface = \"pt7\"\n");
+        let broken = interface("[inline]\ninterfcae = \"pt7\"\n");
+        let binary = interface("\u{0}");
+        std::fs::remove_dir_all(&folder)?;
+        assert_eq!(good?.as_deref(), Some("pt7"));
+        assert_eq!(broken?, None);
+        assert_eq!(binary?, None);
+        assert!(release_config(&path, true).is_none(), "it is gone");
+        assert!(release_config(&path, false).is_none());
+        Ok(())
+    }
 }

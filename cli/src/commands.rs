@@ -48,7 +48,7 @@ fn not_yet(what: &str) -> Failure {
 
 async fn ask(args: &Args) -> Result<(), Failure> {
     if matches!(args.command, Command::Version) {
-        writeln!(io::stdout(), "postern {}", env!("CARGO_PKG_VERSION"))?;
+        heard(writeln!(io::stdout(), "postern {}", env!("CARGO_PKG_VERSION")))?;
     }
     let mut client = client::connect(args.socket()).await?;
     match &args.command {
@@ -92,11 +92,19 @@ async fn status(
     Ok(reply.into_inner())
 }
 
+/// A reader that has gone away (`| head -1`) hides no answer: the exit status is still owed.
+fn heard(written: io::Result<()>) -> Result<(), Failure> {
+    match written.map_err(Failure::from) {
+        Err(Failure::Silent) => Ok(()),
+        other => other,
+    }
+}
+
 async fn sa(client: &mut ControlClient<Channel>, tunnel: &str, json: bool) -> Result<(), Failure> {
     let mut now = status(client, tunnel).await?;
-    let mut out = io::stdout().lock();
-    if json {
-        write_json(&mut out, &json::Status::from(&now))?;
+    let text = if json {
+        let document = serde_json::to_string_pretty(&json::Status::from(&now));
+        document.map_err(|error| no_json(&error))? + "\n"
     } else {
         let mut rates = None;
         if now.tunnels.iter().flat_map(|t| &t.children).any(|child| child.installed_s.is_some()) {
@@ -107,9 +115,10 @@ async fn sa(client: &mut ControlClient<Channel>, tunnel: &str, json: bool) -> Re
         }
         let rates = rates.as_ref().map(|(before, span)| (before, *span));
         let style = Style::of_terminal(io::stdout().is_terminal());
-        out.write_all(render::status(&now, rates, style).as_bytes())?;
-    }
-    out.flush()?;
+        render::status(&now, rates, style)
+    };
+    let mut out = io::stdout().lock();
+    heard(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
     let down = |t: &&api::postern::v1::Tunnel| t.mode == "always-on" && t.state != "established";
     if now.tunnels.iter().any(|tunnel| down(&tunnel)) {
         // The output says which.
@@ -142,10 +151,20 @@ fn report(
     let reply = reply.map_err(|status| refused(&status))?;
     let message = render::clean(&reply.message);
     if reply.done {
-        writeln!(io::stdout(), "{}: {message}", act.target)?;
+        writeln!(io::stdout(), "{}", said_of(&act.target, &message))?;
         return Ok(());
     }
     Err(Failure::No(format!("{}: {message} ({})", act.target, render::clean(&reply.code))))
+}
+
+/// A sentence about a target that names it once.
+fn said_of(target: &str, message: &str) -> String {
+    let tunnel = target.split('/').next().unwrap_or_default();
+    let named = [target, tunnel].into_iter();
+    match named.filter_map(|name| message.strip_prefix(name)?.strip_prefix(' ')).next() {
+        Some(rest) => format!("{target} {rest}"),
+        None => format!("{target}: {message}"),
+    }
 }
 
 async fn events(
@@ -199,12 +218,6 @@ async fn reload(client: &mut ControlClient<Channel>) -> Result<(), Failure> {
     } else {
         Err(Failure::No(format!("nothing was changed: {message}")))
     }
-}
-
-fn write_json(out: &mut impl Write, document: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(document).map_err(|e| no_json(&e))?;
-    writeln!(out, "{text}")?;
-    Ok(())
 }
 
 fn no_json(error: &serde_json::Error) -> Failure {

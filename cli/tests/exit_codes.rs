@@ -27,7 +27,7 @@ fn tunnel(name: &str, mode: &str, state: &str) -> Tunnel {
 fn act(request: Request<ActRequest>) -> Result<Response<ActResponse>, Status> {
     let request = request.into_inner();
     let reply = match request.tunnel.as_str() {
-        "up" => ActResponse { done: true, message: "it is done".into(), ..Default::default() },
+        "up" => ActResponse { done: true, message: "up is done".into(), ..Default::default() },
         "slow" => ActResponse {
             code: "timeout".into(),
             message: format!("no outcome after {} ms", request.timeout_ms),
@@ -162,8 +162,8 @@ fn answers_have_their_exit_status() {
         (&["sa", "up"], 0, "1 of 1 tunnel up", ""),
         (&["sa", "waiting", "--json"], 0, "\"state\": \"down\"", ""),
         (&["sa", "nowhere"], 1, "", "no tunnel is called `nowhere`"),
-        (&["up", "up"], 0, "up: it is done", ""),
-        (&["down", "up/net"], 0, "up/net: it is done", ""),
+        (&["up", "up"], 0, "up is done\n", ""),
+        (&["down", "up/net"], 0, "up/net is done\n", ""),
         (&["rekey", "nowhere"], 1, "", "no tunnel is called `nowhere` (unknown-tunnel)"),
         (&["up", "slow", "--timeout", "3"], 1, "", "no outcome after 3000 ms (timeout)"),
         (&["events"], 0, "1970-01-01T00:00:00.000Z", ""),
@@ -178,6 +178,31 @@ fn answers_have_their_exit_status() {
         assert!(stdout.contains(out) && stdout.is_empty() == out.is_empty(), "{words:?}: {stdout}");
         assert!(stderr.contains(err) && stderr.is_empty() == err.is_empty(), "{words:?}: {stderr}");
         assert!(!stdout.contains('\u{1b}'), "a pipe is not coloured: {stdout}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_hide_the_answer() {
+    let daemon = Daemon::start("pipe");
+    for (words, code) in [
+        (&["sa"][..], 1),
+        (&["sa", "--json"], 1),
+        (&["sa", "up"], 0),
+        (&["up", "up"], 0),
+        (&["events"], 0),
+        (&["version"], 0),
+        (&["--socket", "/nonexistent/x.sock", "version"], 2),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = postern()
+            .env("POSTERN_SOCKET", daemon.folder.join("control.sock"))
+            .args(words)
+            .stdout(writer)
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(code), "{words:?}");
     }
 }
 

@@ -31,18 +31,3 @@ pub fn until<T, S: Display>(
         thread::sleep(LOOK_EVERY);
     }
 }
-
-/// Watches a condition that has to hold during all of `span`; fails at the first look at which
-/// it does not.
-pub fn holds<S: Display>(
-    what: &str,
-    span: Duration,
-    mut look: impl FnMut() -> Result<(), S>,
-) -> Outcome {
-    let end = Instant::now() + span;
-    while Instant::now() < end {
-        look().map_err(|seen| Failure::new(format!("no longer true: {what}; seen: {seen}")))?;
-        thread::sleep(LOOK_EVERY);
-    }
-    Ok(())
-}

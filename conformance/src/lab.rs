@@ -208,6 +208,13 @@ impl Lab {
         Ok(())
     }
 
+    /// Captures again after [`Lab::search_captures`].
+    pub fn capture_again(&self) -> Outcome {
+        self.search_captures()?;
+        self.captures.borrow_mut().extend(self.net.capture(&self.folder)?);
+        Ok(())
+    }
+
     #[expect(clippy::print_stderr, reason = "a failed scenario explains itself to the test runner")]
     fn explain(&self, name: &str, why: &str) {
         eprintln!("==== {name}: {why}");

@@ -12,6 +12,7 @@ pub mod capture;
 pub mod command;
 pub mod failure;
 pub mod guest;
+pub mod judge;
 pub mod lab;
 pub mod netns;
 pub mod packet;

@@ -96,6 +96,24 @@ impl Pair {
         Ok(Self { us, peer })
     }
 
+    /// Waits until each side has one IKE SA and one pair for its child, and nothing that drains.
+    pub fn has_one_of_each(&self) -> Outcome {
+        wait::until("one IKE SA and one child at both ends", Duration::from_secs(30), || {
+            let (ike_sas, children) = (self.peer.ike_sas()?, self.peer.children()?);
+            let tunnel = self.us.tunnel("site")?;
+            let ours = tunnel["ike_sas"].as_array().map_or(0, Vec::len);
+            let draining = tunnel["children"][0]["draining"].as_array().map_or(0, Vec::len);
+            if ike_sas.len() == 1 && children.len() == 1 && ours == 1 && draining == 0 {
+                return Ok(());
+            }
+            Err(Failure::new(format!(
+                "strongSwan has {} IKE SAs and {} children; we: {tunnel}",
+                ike_sas.len(),
+                children.len()
+            )))
+        })
+    }
+
     /// Brings up every child of a tunnel and waits until both sides have it.
     pub fn bring_up(&self, starter: Starter, tunnel: &Tunnel) -> Outcome<Value> {
         if starter == Starter::Peer {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use conformance::failure::{Failure, ensure};
+use conformance::Outcome;
+use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel};
 use conformance::topology::{Family, Wire};
 use conformance::traffic::Shape;
-use conformance::{Outcome, wait};
 use serde_json::Value;
 
 /// How many rekeys of each kind from each side.
@@ -83,7 +83,7 @@ fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
         let report = flow.finish()?;
         report.must_reach(RATE)?;
         report.must_be_whole()?;
-        one_of_each(&pair)?;
+        pair.has_one_of_each()?;
         let child = pair.us.child("site", "net")?;
         for (counter, least) in
             [("packets_out", report.there.sent), ("packets_in", report.back.sent)]
@@ -92,24 +92,6 @@ fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
             ensure(counted >= least, || format!("{counter}: {least} or more wanted: {child}"))?;
         }
         ensure_protected(lab, 2000)
-    })
-}
-
-/// In the end each side has one IKE SA and one pair for the child, and nothing that drains.
-fn one_of_each(pair: &Pair) -> Outcome {
-    wait::until("one IKE SA and one child at both ends", Duration::from_secs(30), || {
-        let (ike_sas, children) = (pair.peer.ike_sas()?, pair.peer.children()?);
-        let tunnel = pair.us.tunnel("site")?;
-        let ours = tunnel["ike_sas"].as_array().map_or(0, Vec::len);
-        let draining = tunnel["children"][0]["draining"].as_array().map_or(0, Vec::len);
-        if ike_sas.len() == 1 && children.len() == 1 && ours == 1 && draining == 0 {
-            return Ok(());
-        }
-        Err(Failure::new(format!(
-            "strongSwan has {} IKE SAs and {} children; we: {tunnel}",
-            ike_sas.len(),
-            children.len()
-        )))
     })
 }
 
@@ -182,7 +164,7 @@ fn crosswise(what: What) -> Outcome {
         }
         let report = flow.finish()?;
         report.must_be_whole()?;
-        one_of_each(&pair)?;
+        pair.has_one_of_each()?;
         ensure_protected(lab, 1000)
     })
 }

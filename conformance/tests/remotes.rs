@@ -68,11 +68,7 @@ fn both_start_at_once() -> Outcome {
         peer.load()?;
         us.wait_up("site", UP)?;
         // Duplicates are sorted out; then nothing may be lost.
-        wait::until("strongSwan to have a child", UP, || {
-            let children = peer.children()?.len();
-            if children > 0 { Ok(()) } else { Err(Failure::new("none")) }
-        })?;
-        std::thread::sleep(Duration::from_secs(3));
+        Pair { us, peer }.has_one_of_each()?;
         lab.exchange(Family::V4, 500, 1200)?.must_be_whole()?;
         ensure_protected(lab, 1000)
     })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use conformance::command::{Finished, require, run};
 use conformance::failure::{Failure, Outcome, ensure};
+use conformance::judge::enough_were_judged;
 
 /// Debian's scapy is only visible to Debian's Python; `POSTERN_SCAPY_PYTHON` names another.
 const PYTHON: &str = "/usr/bin/python3";
@@ -36,7 +37,8 @@ fn esp_agrees_with_scapy_on_ten_thousand_packets() -> Outcome {
         )
     })?;
     let verdict = judge(&example, 10_000, "")?;
-    ensure(verdict.code == 0, || format!("esp and scapy disagree:\n{}", verdict.text()))
+    ensure(verdict.code == 0, || format!("esp and scapy disagree:\n{}", verdict.text()))?;
+    enough_were_judged(&verdict.stdout, 5000)
 }
 
 fn judge(program: &Path, packets: u32, fault: &str) -> Outcome<Finished> {

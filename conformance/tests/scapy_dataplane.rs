@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use conformance::command::{require, run};
 use conformance::failure::{Failure, Outcome, ensure};
+use conformance::judge::enough_were_judged;
 use conformance::netns::{Namespace, new_group, require_root};
 
 const PYTHON: &str = "/usr/bin/python3";
@@ -58,7 +59,8 @@ fn the_data_plane_agrees_with_scapy_on_five_thousand_packets() -> Outcome {
     )?;
     ensure(verdict.code == 0, || {
         format!("the data plane and scapy disagree ({}):\n{}", verdict.code, verdict.text())
-    })
+    })?;
+    enough_were_judged(&verdict.stdout, 2500)
 }
 
 /// Two cables with fixed addresses on both ends; the judge answers no ARP.

@@ -32,7 +32,7 @@ use tokio::{
 use crate::{
     config::{Config, InlineConfig, OnStop},
     control::{
-        grpc::{self, Service},
+        grpc::{self, NodeCounters, Service},
         reload::{Reloader, Settings},
         socket::ControlSocket,
     },
@@ -282,7 +282,10 @@ async fn serve(
     let service = Service::new(
         handle.clone(),
         Arc::clone(reloader),
-        Arc::new(move || counters.counters().no_sa),
+        Arc::new(move || {
+            let now = counters.counters();
+            NodeCounters { no_sa: now.no_sa, panics: now.panics }
+        }),
     );
     let listener = socket
         .listener()

@@ -16,7 +16,7 @@ use api::postern::v1::{
 use daemon::{
     config,
     control::{
-        grpc::{self, Service},
+        grpc::{self, NodeCounters, Service},
         reload::{Reloader, Settings},
         socket::ControlSocket,
     },
@@ -63,7 +63,11 @@ impl World {
         let (handle, inbox) = handle::channel();
         let settings = Settings::of(&config);
         let reloader = Reloader::new(folder.join("config.toml"), handle.clone(), settings);
-        let service = Service::new(handle, Arc::new(reloader), Arc::new(|| 7));
+        let service = Service::new(
+            handle,
+            Arc::new(reloader),
+            Arc::new(|| NodeCounters { no_sa: 7, panics: 2 }),
+        );
         let socket = ControlSocket::bind(&folder.join("control.sock")).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
@@ -172,7 +176,7 @@ fn snapshot() -> Snapshot {
         next_attempt: Some(seconds(104)),
     };
     let status = Status { tunnels: vec![tunnel], no_sa: 0, ike_dropped: vec![("version", 9)] };
-    Snapshot { status, now: seconds(100), internal_errors: 0 }
+    Snapshot { status, now: seconds(100), internal_errors: 1 }
 }
 
 #[tokio::test]
@@ -187,7 +191,7 @@ async fn status_goes_through_whole() {
         other => panic!("{other:?}"),
     }
     let status = asking.await.unwrap();
-    assert_eq!((status.gateway.as_str(), status.no_sa), ("site-a", 7));
+    assert_eq!((status.gateway.as_str(), status.no_sa, status.internal_errors), ("site-a", 7, 3));
     assert_eq!((&*status.ike_dropped[0].reason, status.ike_dropped[0].count), ("version", 9));
     let tunnel = &status.tunnels[0];
     assert_eq!((&*tunnel.state, tunnel.next_attempt_in_s), ("connecting", Some(4)));

@@ -30,21 +30,30 @@ const MAX_REQUEST: usize = 64 << 10;
 /// The status of very many tunnels is large.
 const MAX_ANSWER: usize = 256 << 20;
 
-/// Reads a counter of the data plane.
-pub type Counter = Arc<dyn Fn() -> u64 + Send + Sync>;
+/// What the data plane counts for the whole node, read when somebody asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeCounters {
+    /// Packets for no known SA.
+    pub no_sa: u64,
+    /// Bursts given up because a worker's own code failed.
+    pub panics: u64,
+}
+
+/// Reads the counters of the data plane.
+pub type ReadCounters = Arc<dyn Fn() -> NodeCounters + Send + Sync>;
 
 /// Answers the control protocol.
 pub struct Service {
     handle: Handle,
     reloader: Arc<Reloader>,
-    no_sa: Counter,
+    counters: ReadCounters,
 }
 
 impl Service {
     /// A service on the gateway behind `handle`.
     #[must_use]
-    pub fn new(handle: Handle, reloader: Arc<Reloader>, no_sa: Counter) -> Self {
-        Self { handle, reloader, no_sa }
+    pub fn new(handle: Handle, reloader: Arc<Reloader>, counters: ReadCounters) -> Self {
+        Self { handle, reloader, counters }
     }
 
     async fn act(
@@ -99,7 +108,7 @@ impl Control for Service {
             }
         }
         let name = self.reloader.settings().name;
-        Ok(Response::new(translate::status(name, snapshot, (self.no_sa)())))
+        Ok(Response::new(translate::status(name, snapshot, (self.counters)())))
     }
 
     async fn up(&self, request: Request<ActRequest>) -> Result<Response<ActResponse>, Status> {

@@ -7,20 +7,27 @@ use gateway::read_model::{ChildStatus, IkeSaStatus, LastError, Status, TunnelSta
 use ike::view::{ChildState, IkeState};
 use sa_store::Instant;
 
-use crate::runtime::handle::{Snapshot, TimedEvent};
+use crate::{
+    control::grpc::NodeCounters,
+    runtime::handle::{Snapshot, TimedEvent},
+};
 
-pub(super) fn status(gateway: String, snapshot: Snapshot, no_sa: u64) -> proto::GetStatusResponse {
+pub(super) fn status(
+    gateway: String,
+    snapshot: Snapshot,
+    node: NodeCounters,
+) -> proto::GetStatusResponse {
     let Snapshot { status, now, internal_errors } = snapshot;
     let Status { tunnels, no_sa: counted, ike_dropped } = status;
     proto::GetStatusResponse {
         gateway,
         tunnels: tunnels.into_iter().map(|t| tunnel(t, now)).collect(),
-        no_sa: no_sa.saturating_add(counted),
+        no_sa: node.no_sa.saturating_add(counted),
         ike_dropped: ike_dropped
             .into_iter()
             .map(|(reason, count)| proto::Count { reason: reason.into(), count })
             .collect(),
-        internal_errors,
+        internal_errors: internal_errors.saturating_add(node.panics),
     }
 }
 

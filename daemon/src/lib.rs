@@ -8,7 +8,7 @@ pub mod args;
 pub mod config;
 pub mod control;
 mod lock;
-mod logs;
+pub mod logs;
 mod privilege;
 pub mod runtime;
 mod supervisor;

@@ -1,6 +1,12 @@
-//! Logs on standard error, as much as `POSTERN_LOG` asks for (default: `info`).
+//! Logs on standard error, as much as `POSTERN_LOG` asks for (default: `info`), and of internal
+//! errors no more than a disk bears.
 
-use std::io::IsTerminal;
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -29,9 +35,102 @@ pub(crate) fn start() {
     if let Some(error) = refused {
         tracing::warn!("POSTERN_LOG is not understood ({error}); info is used");
     }
+    tell_panics();
+}
+
+/// Has panics logged, at most as many as a [`Throttle`] lets through: a peer that finds a packet
+/// which causes one may not fill the disk with them.
+pub fn tell_panics() {
+    static PANICS: Throttle = Throttle::new();
     std::panic::set_hook(Box::new(|info| {
+        let Some(held) = PANICS.admit(Instant::now()) else { return };
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let text = info.payload_as_str().unwrap_or("no message");
-        tracing::error!("internal error at {place}: {text}");
+        tracing::error!("internal error at {place}: {text}{held}");
     }));
+}
+
+/// Logs what was given up because of a panic, throttled as the panics are. All of them are
+/// counted elsewhere and shown by `postern sa --json`.
+pub(crate) fn gave_up(what: std::fmt::Arguments<'_>) {
+    static GIVEN_UP: Throttle = Throttle::new();
+    if let Some(held) = GIVEN_UP.admit(Instant::now()) {
+        tracing::error!("{what}{held}");
+    }
+}
+
+/// Lines of one kind that may be logged at once.
+const BURST: u32 = 10;
+/// Behind them, one more may be in this time.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Keeps one kind of line from filling the log.
+struct Throttle(Mutex<Allowance>);
+
+struct Allowance {
+    left: u32,
+    /// When it was last raised; `None` while it is whole.
+    since: Option<Instant>,
+    held: u64,
+}
+
+/// How many lines were held back before this one.
+#[derive(Debug, PartialEq, Eq)]
+struct Held(u64);
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            held => write!(f, " (and {held} more that were not logged)"),
+        }
+    }
+}
+
+impl Throttle {
+    const fn new() -> Self {
+        Self(Mutex::new(Allowance { left: BURST, since: None, held: 0 }))
+    }
+
+    /// Whether a line may be logged now.
+    fn admit(&self, now: Instant) -> Option<Held> {
+        let mut allowance = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *allowance.since.get_or_insert(now);
+        let steps = now.saturating_duration_since(since).as_secs() / EVERY.as_secs();
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX).min(BURST);
+        if allowance.left + steps >= BURST {
+            (allowance.left, allowance.since) = (BURST, Some(now));
+        } else {
+            allowance.left += steps;
+            allowance.since = Some(since + EVERY * steps);
+        }
+        if let Some(left) = allowance.left.checked_sub(1) {
+            allowance.left = left;
+            return Some(Held(std::mem::take(&mut allowance.held)));
+        }
+        allowance.held = allowance.held.saturating_add(1);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_lines_passes_and_then_one_a_minute_that_tells_how_many_did_not() {
+        let throttle = Throttle::new();
+        let start = Instant::now();
+        let at = |seconds| throttle.admit(start + Duration::from_secs(seconds));
+        assert_eq!((0..1000).filter(|_| at(0).is_some()).count(), 10);
+        assert_eq!(at(59), None);
+        assert_eq!(at(60), Some(Held(991)));
+        assert_eq!(at(119), None);
+        assert_eq!(at(121), Some(Held(1)));
+        assert_eq!(at(179), None);
+        assert_eq!(at(180), Some(Held(1)), "a late line does not put off the next one");
+        assert_eq!((0..1000).filter(|_| at(100_000).is_some()).count(), 10, "a burst again");
+        assert_eq!(Held(0).to_string(), "");
+        assert_eq!(Held(3).to_string(), " (and 3 more that were not logged)");
+    }
 }

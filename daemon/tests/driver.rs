@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail them")]
 
+mod common;
+
 use std::{
-    collections::VecDeque,
     net::SocketAddr,
     path::Path,
     sync::{
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use common::Fragile;
 use crypto::random::OsRandom;
 use daemon::{
     config::{self, Context, NoFiles},
@@ -29,53 +31,9 @@ use gateway::{
     command::{Command, Outcome, Target},
     spec::{ConnectionSpec, Origin},
 };
-use hw_offload::{Backend, Busy, Capabilities, Notice, Operation, Ticket, Waker};
+use hw_offload::Backend;
 use ike::config::Endpoints;
-use sa_store::{Instant, live::LiveTable};
-
-/// Takes everything and holds nothing; panics when told to.
-struct Fragile {
-    panics: Arc<AtomicBool>,
-    notices: VecDeque<Notice>,
-    waker: Option<Waker>,
-}
-
-impl Backend for Fragile {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            path: sa_store::Path::Inline,
-            max_sas: 10,
-            used_sas: 0,
-            suites: Vec::new(),
-            esn: true,
-            udp_encapsulation: true,
-            raw_esp: true,
-            transport_mode: false,
-            max_replay_window: 4096,
-        }
-    }
-
-    fn submit(&mut self, ticket: Ticket, _: Vec<Operation>) -> Result<(), Busy> {
-        assert!(!self.panics.swap(false, Ordering::SeqCst), "planted");
-        self.notices.push_back(Notice::Done(ticket));
-        if let Some(waker) = &self.waker {
-            waker();
-        }
-        Ok(())
-    }
-
-    fn poll(&mut self, _: Instant) -> Option<Notice> {
-        self.notices.pop_front()
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    fn set_waker(&mut self, waker: Waker) {
-        self.waker = Some(waker);
-    }
-}
+use sa_store::live::LiveTable;
 
 struct World {
     handle: Handle,
@@ -90,8 +48,7 @@ fn start() -> World {
     let (wire, driver_side) = driver::wire_channel();
     let panics = Arc::new(AtomicBool::new(false));
     let wake = Arc::clone(&wire.wake);
-    let mut backend =
-        Fragile { panics: Arc::clone(&panics), notices: VecDeque::new(), waker: None };
+    let mut backend = Fragile::new(Arc::clone(&panics));
     backend.set_waker(Arc::new(move || wake.notify_one()));
     let gateway = Gateway::new(
         GatewayConfig::default(),

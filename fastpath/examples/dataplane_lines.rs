@@ -1,13 +1,16 @@
-//! The inline data plane with SAs of known keys, in the network namespace it is started in, for
-//! judges that stand on both sides of it: `conformance/scapy/judge.py --wire`, or a kernel.
+//! The inline data plane driven by lines on standard input, in the network namespace it is started
+//! in: for judges that stand on both sides of it and know its keys (`conformance/scapy/judge.py
+//! --wire`, or a kernel), and for tests that need a process of its own to kill.
 //!
 //! ```text
 //! sa in|outN in|out WORDS...   -> ok | error WHY   remembers one SA of pair N (record_line.rs)
 //! start                        -> ok | error WHY   policies, SAs and traffic, all at once
+//! policy LOCAL,... REMOTE,...  -> ok | error WHY   protects this without any SA
 //! counters                     -> ok | error WHY   counters of all SAs, on standard error
+//! release                      -> ok | error WHY   stops, takes away what it made, and ends
 //! ```
 //!
-//! At the end of standard input it stops and takes away what it made.
+//! The end of standard input releases as well; a kill does not.
 
 #![expect(
     clippy::print_stdout,
@@ -28,7 +31,9 @@ use crypto::aead::Engines;
 use fastpath::{InlineBackend, InlineConfig, SteeringConfig, release};
 use hw_offload::{Backend, Notice, Operation, Policy, PolicyAction, PolicySet, Ticket};
 use sa_store::live::LiveTable;
-use sa_store::{Direction, DomainId, Instant, OffloadIntent, SaId, SaRecord};
+use sa_store::{
+    ChildId, Direction, DomainId, Instant, OffloadIntent, SaId, SaRecord, TrafficSelector, TunnelId,
+};
 
 /// How long a batch may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -49,7 +54,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let _ = woken.send(());
     }));
     for line in std::io::stdin().lock().lines() {
-        match plane.command(&line?) {
+        let line = line?;
+        if line == "release" {
+            drop(plane);
+            release(&SteeringConfig::default())?;
+            println!("ok");
+            return Ok(());
+        }
+        match plane.command(&line) {
             Ok(()) => println!("ok"),
             Err(why) => println!("error {why}"),
         }
@@ -77,6 +89,17 @@ impl Plane {
                 Ok(())
             }
             ["start"] => self.start(),
+            ["policy", local, remote] => {
+                let (local, remote) = (selectors(local)?, selectors(remote)?);
+                let action = PolicyAction::Protect {
+                    tunnel: TunnelId(1),
+                    child: ChildId(1),
+                    peers: Vec::new(),
+                    offload: OffloadIntent::Auto,
+                };
+                let policy = Policy { domain: DomainId(0), action, local, remote };
+                self.submit(vec![Operation::SetPolicies(PolicySet { policies: vec![policy] })])
+            }
             ["counters"] => self.counters(),
             _ => Err("unknown line".to_owned()),
         }
@@ -117,6 +140,11 @@ impl Plane {
     }
 }
 
+fn selectors(list: &str) -> Result<Vec<TrafficSelector>, String> {
+    list.split(',').map(|one| one.parse().map_err(|error| format!("{one}: {error}"))).collect()
+}
+
+/// What an outbound SA is for.
 fn policy(sa: &SaRecord) -> Policy {
     Policy {
         domain: DomainId(0),

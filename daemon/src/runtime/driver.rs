@@ -233,9 +233,9 @@ impl Driver {
 
     fn failed(&mut self, while_what: &str) {
         self.internal_errors += 1;
-        tracing::error!(
+        crate::logs::gave_up(format_args!(
             "an internal error while {while_what}; it was given up, everything else goes on"
-        );
+        ));
     }
 
     fn act_on(&mut self, output: Output) {

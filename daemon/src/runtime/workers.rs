@@ -62,7 +62,7 @@ impl Workers {
 fn answer(job: Job, random: OsRandom) -> CompletionResult {
     let only_generates = matches!(job, Job::Generate { .. });
     catch_unwind(AssertUnwindSafe(|| compute(job, random))).unwrap_or_else(|_| {
-        tracing::error!("a key exchange failed with an internal error");
+        crate::logs::gave_up(format_args!("a key exchange failed with an internal error"));
         if only_generates {
             CompletionResult::KeyGenerated(Err(KeFailure::Internal))
         } else {

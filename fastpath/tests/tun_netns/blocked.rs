@@ -1,0 +1,202 @@
+//! Nothing leaves in clear, whatever happens to the data plane, and nothing clear comes in.
+
+use std::{io::Write, net::UdpSocket};
+
+use hw_offload::{Notice, Operation};
+
+use crate::{
+    CANARY,
+    common::{
+        Capture, Namespace,
+        sites::{Pairing, Sites, bypass},
+    },
+};
+
+#[test]
+fn nothing_leaves_in_clear_without_an_sa_or_without_the_data_plane() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    assert!(sites.a.client.pings("10.2.0.2"), "control: without policies it passes in clear");
+    sites.a.start(1);
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let wire = Capture::start(&sites.b.gateway);
+    let blocked = |sites: &Sites, when: &str| {
+        for target in ["10.2.0.2", "fd02::2"] {
+            assert!(sites.a.client.no_ping(target), "{when}: client to {target}");
+            assert!(sites.a.gateway.no_ping(target), "{when}: gateway to {target}");
+        }
+        assert_eq!(wire.count(CANARY), 0, "{when}: clear packets were seen");
+    };
+    blocked(&sites, "policy without SA");
+    sites.a.drain();
+    let acquires = sites.a.seen.iter().filter(|n| matches!(n, Notice::Acquire { .. })).count();
+    assert!((1..=10).contains(&acquires), "{acquires} acquires");
+
+    sites.a.backend = None;
+    blocked(&sites, "the data plane is gone");
+
+    // Taken over: still blocked before anything is configured, then it passes again.
+    sites.a.start(2);
+    blocked(&sites, "a restarted data plane without policies");
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    sites.a.install(&pairing, true, 1);
+    sites.b.start(1);
+    sites.b.done(vec![Operation::SetPolicies(pairing.policies(false))]);
+    sites.b.install(&pairing, false, 1);
+    assert!(sites.a.client.pings("10.2.0.2"));
+
+    sites.a.done(vec![Operation::Flush]);
+    assert!(sites.a.client.no_ping("10.2.0.2"), "a flush keeps the policies");
+    sites.a.release();
+    sites.b.release();
+    for space in [&sites.a.gateway, &sites.b.gateway] {
+        for look in
+            ["nft list tables", "ip rule", "ip -6 rule", "ip route show table all", "ip link"]
+        {
+            let (_, text) = space.exec(look);
+            for word in ["postern", "28783", "28784", "proto 112"] {
+                assert!(!text.contains(word), "release left in `{look}`: {text}");
+            }
+        }
+    }
+    assert!(sites.a.client.pings("10.2.0.2"), "after release it passes in clear again");
+    assert!(wire.count(CANARY) > 0, "control: the capture sees clear packets");
+}
+
+#[test]
+fn a_killed_process_leaves_the_block_and_the_next_one_takes_over() {
+    let sites = Sites::new();
+    let wire = Capture::start(&sites.b.gateway);
+    let mut first = Process::start(&sites.a.gateway);
+    first.tell("policy 10.1.0.0/16,fd01::/64 10.2.0.0/16,fd02::/64");
+    let blocked = |when: &str| {
+        for target in ["10.2.0.2", "fd02::2"] {
+            assert!(sites.a.client.no_ping(target), "{when}: client to {target}");
+            assert!(sites.a.gateway.no_ping(target), "{when}: gateway to {target}");
+        }
+        assert_eq!(wire.count(CANARY), 0, "{when}: clear packets were seen");
+    };
+    // No packet may slip through while processes come and go.
+    let name = sites.a.client.name.clone();
+    let mut flood = std::process::Command::new("ip")
+        .args(["netns", "exec", &name, "ping", "-n", "-q", "-i", "0.002", "-p", "63616e617279"])
+        .arg("10.2.0.2")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    for round in 0..3 {
+        blocked("it runs");
+        first.kill();
+        blocked("it was killed");
+        first = Process::start(&sites.a.gateway);
+        blocked("it was started again");
+        if round > 0 {
+            first.tell("policy 10.1.0.0/16,fd01::/64 10.2.0.0/16,fd02::/64");
+        }
+    }
+    flood.kill().unwrap();
+    flood.wait().unwrap();
+    assert_eq!(wire.count(CANARY), 0);
+    first.tell("release");
+    first.child.wait().unwrap();
+    assert!(sites.a.client.pings("10.2.0.2"), "control: after release it passes");
+    assert!(wire.count(CANARY) > 0, "control: the capture would have seen it");
+}
+
+/// The example `dataplane_lines` in a namespace.
+struct Process {
+    child: std::process::Child,
+    input: std::process::ChildStdin,
+    output: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Process {
+    fn start(space: &Namespace) -> Self {
+        let test = std::env::current_exe().unwrap();
+        // Built with every `cargo test -p fastpath`; `--test tun_netns` alone does not build it.
+        let program = test.parent().unwrap().parent().unwrap().join("examples/dataplane_lines");
+        let mut child = std::process::Command::new("ip")
+            .args(["netns", "exec", &space.name])
+            .arg(program)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut process = Self { child, input, output: std::io::BufReader::new(output) };
+        // Answered once the data plane runs.
+        process.tell("counters");
+        process
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+        let mut answer = String::new();
+        std::io::BufRead::read_line(&mut self.output, &mut answer).unwrap();
+        assert_eq!(answer.trim(), "ok", "{line}");
+    }
+
+    fn kill(&mut self) {
+        // SIGKILL: nothing of ours runs any more. `ip netns exec` has become the program.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_reload_has_no_moment_without_protection() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.start(2);
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let wire = Capture::start(&sites.b.gateway);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ended = std::sync::Arc::clone(&stop);
+    let flood = sites.a.client.spawn(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let mut sent = 0_u32;
+        while !ended.load(std::sync::atomic::Ordering::Acquire) {
+            // Errors are what `unreachable` looks like.
+            let _ = socket.send_to(b"canarycanarycanary", "10.2.0.2:9");
+            sent += 1;
+        }
+        sent
+    });
+    for round in 0..30_u32 {
+        let mut set = pairing.policies(true);
+        let net = format!("172.16.{round}.0/24");
+        set.policies.push(bypass(&["10.1.0.0/16"], &[net.as_str()]));
+        sites.a.done(vec![Operation::SetPolicies(set)]);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Release);
+    let sent = flood.join().unwrap();
+    assert!(sent > 1000, "{sent} packets were too few to meet a moment");
+    assert_eq!(wire.count(CANARY), 0, "of {sent} packets some left in clear");
+    sites.a.release();
+    assert!(sites.a.client.pings("10.2.0.2"));
+    assert!(wire.count(CANARY) > 0, "control: the capture would have seen them");
+}
+
+#[test]
+fn clear_arrivals_that_should_be_protected_are_dropped() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.start(1);
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let behind = Capture::start(&sites.a.client);
+    for target in ["10.1.0.2", "10.1.0.1", "fd01::2", "fd01::1"] {
+        assert!(sites.b.client.no_ping(target), "{target}");
+    }
+    assert_eq!(behind.count(CANARY), 0, "clear packets reached the protected network");
+    assert!(sites.b.gateway.pings("192.0.2.1"), "what is not covered arrives");
+    drop(behind);
+    sites.a.release();
+}

@@ -1,0 +1,176 @@
+//! Which packets take the way through the data plane.
+
+use std::time::{Duration, Instant};
+
+use hw_offload::{Operation, PolicySet};
+use sa_store::Encapsulation;
+
+use crate::{
+    common::{
+        Capture, eventually,
+        sites::{Pairing, Sites, bypass, selectors},
+    },
+    datagram, transfer,
+};
+
+#[test]
+fn only_what_selectors_cover_is_steered() {
+    let pairing = Pairing::new(&["10.1.0.0/16"], &["10.2.0.0/24[udp/9001]", "10.2.0.0/24[icmp/8]"]);
+    let mut sites = Sites::new();
+    sites.a.start(1);
+    let policies = |extra: Vec<hw_offload::Policy>| {
+        let mut set: PolicySet = pairing.policies(true);
+        set.policies.splice(0..0, extra);
+        vec![Operation::SetPolicies(set)]
+    };
+    sites.a.done(policies(vec![]));
+    let (a, b) = (&sites.a.client, &sites.b.client);
+    assert!(a.no_ping("10.2.0.2"), "echo requests are covered");
+    assert!(!datagram(a, b, "10.2.0.2", 100), "the port is covered");
+    transfer(a, b, "10.2.0.2", 1000);
+    assert!(b.no_ping("10.1.0.2"), "echo requests of the other side are covered as arrivals");
+    assert!(sites.a.gateway.exec("ping -n -c 1 -W 1 -I 192.0.2.1 10.2.0.2").0, "another source");
+
+    let open = bypass(&["10.1.0.0/16"], &["10.2.0.2/32"]);
+    sites.a.done(policies(vec![open]));
+    assert!(sites.a.client.pings("10.2.0.2"), "bypass stands before the policy");
+    assert!(sites.a.gateway.pings("10.2.0.2"), "also for own traffic");
+    assert!(sites.a.client.no_ping("10.2.0.1"), "the rest stays covered");
+    sites.a.release();
+}
+
+#[test]
+fn everything_means_everything_but_connected_networks() {
+    let pairing = Pairing::new(&["10.1.0.0/16"], &["0.0.0.0/0"]);
+    let mut sites = Sites::new();
+    sites.up(&pairing, 1);
+    assert!(sites.a.client.pings("10.2.0.2"), "the other side");
+    assert!(sites.a.gateway.pings("10.2.0.2"), "own traffic");
+    let sealed = sites.a.live.snapshot()[1].counters().packets;
+    assert_eq!(sealed, 6);
+    assert!(sites.a.client.pings("10.1.0.1"), "the client's own gateway");
+    assert!(sites.a.gateway.pings("10.1.0.2"), "a connected client");
+    assert!(sites.a.gateway.pings("192.0.2.2"), "the connected wire");
+    assert_eq!(sites.a.live.snapshot()[1].counters().packets, sealed, "those stay clear");
+
+    // A policy that names a connected network means it.
+    let naming = Pairing::new(&["10.1.0.0/16"], &["0.0.0.0/0", "192.0.2.0/24"]);
+    sites.a.done(vec![Operation::SetPolicies(naming.policies(true))]);
+    sites.a.client.no_ping("192.0.2.2");
+    assert!(sites.a.live.snapshot()[1].counters().packets > sealed);
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
+fn host_to_host_does_not_loop() {
+    for (a, b, outer_v4) in
+        [("192.0.2.1", "192.0.2.2", true), ("2001:db8::1", "2001:db8::2", false)]
+    {
+        for encapsulation in [Encapsulation::Udp, Encapsulation::None] {
+            let pairing = Pairing { outer_v4, encapsulation, ..Pairing::new(&[a], &[b]) };
+            let mut sites = Sites::new();
+            sites.up(&pairing, 1);
+            let wire = Capture::start(&sites.a.gateway);
+            assert!(sites.a.gateway.pings(b), "{encapsulation} to {b}");
+            assert!(sites.b.gateway.pings(a), "{encapsulation} to {a}");
+            drop(wire);
+            assert_eq!(sites.b.live.snapshot()[0].counters().packets, 6, "through the tunnel");
+            sites.a.release();
+            sites.b.release();
+        }
+    }
+}
+
+#[test]
+fn addresses_that_come_later_are_followed() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.gateway.ip("addr del 10.1.0.1/24 dev lan");
+    sites.up(&pairing, 1);
+    let route = |sites: &Sites| sites.a.gateway.exec("ip route get 10.2.0.2").1;
+    assert!(!route(&sites).contains("src 10.1."), "no address is inside the local selectors");
+    sites.a.gateway.ip("addr add 10.1.0.7/24 dev lan");
+    eventually("own traffic takes the new address", || route(&sites).contains("src 10.1.0.7"));
+    assert!(sites.a.gateway.pings("10.2.0.2"));
+    sites.a.gateway.ip("addr del 10.1.0.7/24 dev lan");
+    eventually("the address is forgotten", || !route(&sites).contains("src 10.1."));
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
+fn what_others_take_out_is_put_back() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.up(&pairing, 1);
+    let gateway = &sites.a.gateway;
+    for harm in [
+        "nft flush ruleset",
+        "ip rule del priority 150",
+        "ip -6 rule del priority 150",
+        "ip route flush table 28783",
+        "ip -6 route flush table 28783",
+        "ip rule del priority 151",
+        "ip route flush table 28784",
+    ] {
+        let state = || {
+            [
+                "nft list table inet postern",
+                "ip rule",
+                "ip -6 rule",
+                "ip route show table 28783",
+                "ip -6 route show table 28783",
+                "ip route show table 28784",
+            ]
+            .map(|look| gateway.exec(look).1)
+        };
+        let before = state();
+        assert!(gateway.exec(harm).0, "{harm}");
+        eventually(harm, || state() == before);
+    }
+    for target in ["10.2.0.2", "fd02::2"] {
+        assert!(sites.a.client.pings(target));
+        assert!(sites.a.gateway.pings(target));
+    }
+    assert_eq!(sites.b.live.snapshot()[0].counters().packets, 12, "through the tunnel");
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
+fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
+    let remote: Vec<String> =
+        (0..10_000_u32).map(|i| format!("172.{}.{}.0/25", 16 + i / 256 / 4, i / 4 % 256)).collect();
+    let mut texts: Vec<String> = remote
+        .iter()
+        .enumerate()
+        .map(|(i, net)| match i % 4 {
+            0 => net.clone(),
+            1 => net.replace(".0/25", ".128/26"),
+            2 => net.replace(".0/25", ".192/27[tcp/443]"),
+            _ => net.replace(".0/25", ".224-@.239").replace('@', net.trim_end_matches(".0/25")),
+        })
+        .collect();
+    texts.push("10.2.0.0/24".to_owned());
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let pairing = Pairing::new(&["10.1.0.0/16"], &texts);
+    assert_eq!(selectors(&texts).len(), 10_001);
+    let mut sites = Sites::new();
+    sites.a.start(1);
+    let start = Instant::now();
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert!(sites.a.client.no_ping("10.2.0.2"), "the last selector holds");
+    assert!(sites.a.client.no_ping("172.16.9.1"));
+    let blocked = sites.a.handle().counters().policy;
+    assert!(blocked >= 6, "{blocked} packets came to the data plane");
+    sites.a.client.no_ping("172.16.9.250");
+    assert_eq!(sites.a.handle().counters().policy, blocked, "what no selector covers does not");
+    let start = Instant::now();
+    sites.a.done(vec![Operation::SetPolicies(PolicySet::default())]);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(sites.a.client.pings("10.2.0.2"), "without policies it passes");
+    sites.a.release();
+}

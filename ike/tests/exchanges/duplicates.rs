@@ -1,10 +1,15 @@
 //! More IKE SAs with one peer than there should be: restarts and crosswise set-ups.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use ike::{config::EndpointConfig, event::FailureCode, input::Command};
+use ike::{
+    config::{EndpointConfig, Endpoints},
+    event::FailureCode,
+    input::Command,
+};
+use sa_store::TunnelId;
 
-use crate::common::{A, B, Fate, Node, TUNNEL, World, child, connection};
+use crate::common::{A, B, Fate, Node, TUNNEL, World, address, child, connection};
 
 fn three_children(node: usize, it: &mut ike::config::Connection) {
     it.children = (1..=3)
@@ -122,5 +127,36 @@ fn both_ends_initiate_at_once_over_a_bad_network() {
         world.run_s(100);
         world.assert_up(3);
         world.assert_clean();
+    }
+}
+
+/// INITIAL_CONTACT is about identities, not about tunnels (RFC 7296 §2.4): who calls the same peer
+/// as the same gateway in a second tunnel must not have the first one deleted.
+#[test]
+fn a_second_tunnel_between_the_same_identities_is_no_initial_contact() {
+    let second = TunnelId(2);
+    for at_once in [false, true] {
+        let mut world = World::with(5, EndpointConfig::default(), |node, it| {
+            if node == B {
+                it.replace_duplicates = false;
+                it.children.push(child(2, "10.6.0.0/16", "10.5.0.0/16"));
+            }
+        });
+        let mut other = connection(A);
+        other.tunnel = second;
+        other.children = vec![child(2, "10.5.0.0/16", "10.6.0.0/16")];
+        world.command(A, Command::Configure(Arc::new(other)));
+        world.initiate(A);
+        if !at_once {
+            world.run_s(1);
+            world.assert_up(1);
+        }
+        let path = Endpoints { local: address(A), remote: address(B) };
+        world.command(A, Command::Initiate { tunnel: second, path, children: Vec::new() });
+        world.run_s(30);
+        for node in [A, B] {
+            assert_eq!(world.ike_down(node), []);
+            assert_eq!(world.nodes[node].endpoint.ike_sas().len(), 2);
+        }
     }
 }

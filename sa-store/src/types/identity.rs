@@ -221,6 +221,16 @@ impl IdentityPattern {
             },
         }
     }
+
+    /// Whether there may be an identity that both patterns accept. Of two patterns that leave
+    /// names open it is assumed.
+    #[must_use]
+    pub fn may_meet(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(exact), pattern) | (pattern, Self::Exact(exact)) => pattern.accepts(exact),
+            _ => true,
+        }
+    }
 }
 
 impl FromStr for IdentityPattern {
@@ -287,5 +297,15 @@ mod tests {
         assert!(star.accepts(&id("GW.Example.com")));
         assert!(!star.accepts(&id("example.com")));
         assert!(!star.accepts(&id("x@example.com")));
+        let exact = |text: &str| IdentityPattern::Exact(id(text));
+        for (a, b, meet) in [
+            (&star, &any, true),
+            (&exact("gw.example.com"), &star, true),
+            (&exact("gw.example.org"), &star, false),
+            (&exact("gw.example.com"), &exact("GW.example.com"), true),
+            (&exact("gw.example.com"), &exact("gw2.example.com"), false),
+        ] {
+            assert_eq!((a.may_meet(b), b.may_meet(a)), (meet, meet), "{a} {b}");
+        }
     }
 }

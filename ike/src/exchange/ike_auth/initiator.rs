@@ -6,7 +6,7 @@ use sa_store::{ChildId, EspSpi, Identity, IdentityPattern, Instant, TunnelId};
 
 use super::{announce, wrong_auth};
 use crate::{
-    config::{AuthMethod, ChildConfig, Endpoints},
+    config::{AuthMethod, ChildConfig, Connection, Endpoints},
     connections,
     event::{Event, Failure, FailureCode},
     exchange::{
@@ -100,6 +100,26 @@ fn prepare(
     }
 }
 
+/// Whether there is no other IKE SA between the two identities, in whichever tunnel: the peer
+/// deletes all that it knows of when we say so (RFC 7296 §2.4). One that may come up while the
+/// peer reads our message counts.
+fn is_first_contact(
+    shared: &Shared,
+    connection: &Connection,
+    local_id: &Identity,
+    path: Endpoints,
+) -> bool {
+    let present = |tunnel: TunnelId| {
+        shared.is_calling(tunnel) || shared.directory.of_tunnel(tunnel).next().is_some()
+    };
+    let same = |other: &Connection| {
+        connections::local_id(other, path).same(local_id)
+            && other.remote_id.may_meet(&connection.remote_id)
+    };
+    let mut others = shared.connections.values();
+    !present(connection.tunnel) && !others.any(|other| same(other) && present(other.tunnel))
+}
+
 impl Authenticating {
     pub(crate) fn tunnel(&self) -> TunnelId {
         self.target.connection.tunnel
@@ -121,7 +141,7 @@ impl Authenticating {
         let AuthMethod::Psk(secret) = &connection.auth;
         let auth = psk_auth(secret, &self.secrets.sk_pi, &octets);
         let mut payloads = alloc::vec![Payload::IdI(id)];
-        if shared.directory.of_tunnel(connection.tunnel).next().is_none() {
+        if is_first_contact(shared, connection, &self.local_id, self.channel.path) {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT)));
         }
         if let IdentityPattern::Exact(remote) = &connection.remote_id {

@@ -5,7 +5,7 @@ use ike::{
     event::FailureCode,
     input::{Command, Completion, CompletionResult, Input},
     output::Ticket,
-    wire::{ExchangeType, Header},
+    wire::{ExchangeType, Header, Message, NotifyType},
 };
 use sa_store::IkeSpi;
 
@@ -215,4 +215,28 @@ fn a_failing_key_exchange_ends_the_attempt_alone() {
         }
         world.assert_up(1);
     }
+}
+
+/// RFC 7296 §2.5: an unknown critical payload is named even to a stranger, in no more octets
+/// than it sent, and nothing is kept.
+#[test]
+fn an_unknown_critical_payload_in_a_first_request_is_named() {
+    let mut world = World::new(11);
+    world.initiate(A);
+    let mut request = world.sent[0].payload.clone();
+    // The first payload becomes one of a type that nobody knows.
+    (request[16], request[29]) = (200, 0x80);
+    let before = world.sent.len();
+    world.input(B, Input::Datagram { path: to_b(), payload: &request });
+    let answer = &world.sent[before].payload;
+    assert!(answer.len() <= request.len());
+    let message = Message::parse(answer).unwrap();
+    assert_eq!((message.header.spi_r, message.header.message_id), (IkeSpi::ZERO, 0));
+    assert!(message.header.response && !message.header.initiator);
+    let notify = message.clear.error_notify().unwrap();
+    assert_eq!(notify.kind, NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD);
+    assert_eq!(notify.data.as_ref(), [200]);
+    assert!(world.nodes[B].endpoint.ike_sas().is_empty());
+    world.run_s(1);
+    world.assert_up(1);
 }

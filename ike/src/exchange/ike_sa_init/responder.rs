@@ -26,7 +26,7 @@ use crate::{
     view::{IkeSaId, IkeSaView},
     wire::{
         ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload, Payloads,
-        encode_message,
+        WireError, encode_message,
     },
 };
 
@@ -69,6 +69,14 @@ pub(crate) fn on_first_request(
 ) -> Option<(IkeSaId, IkeSa)> {
     let message = match Message::parse(datagram) {
         Ok(message) if datagram.len() <= MAX_INIT_LEN && message.protected.is_none() => message,
+        Err(WireError::UnsupportedCritical(kind)) if datagram.len() <= MAX_INIT_LEN => {
+            shared.counters.malformed += 1;
+            if let Ok((header, _)) = Header::parse(datagram) {
+                // RFC 7296 §2.5: the one thing a request that cannot be read is told.
+                reply(shared, path, &header, Notify::unsupported_critical(kind), datagram.len());
+            }
+            return None;
+        }
         _ => {
             shared.counters.malformed += 1;
             return None;

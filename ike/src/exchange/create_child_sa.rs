@@ -28,8 +28,10 @@ use crate::{
     wire::TrafficSelectors,
 };
 
+use super::informational::Deleting;
 pub(crate) use initiator::{
-    Creating, Plan, accept_child, install_first, on_completion, on_response, start, start_rekey,
+    Creating, Plan, accept_child, deleted_before_install, install_first, on_completion,
+    on_response, start, start_rekey,
 };
 pub(crate) use responder::{Answering, Wanted, answer, on_answer_completion, on_request};
 
@@ -108,18 +110,27 @@ fn stands(sa: &Established, shared: &mut Shared, pair: PairId) {
     shared.pair_stands(pair);
 }
 
-/// The IKE SA ends: SPIs of unfinished exchanges are free again.
-pub(crate) fn release(sa: &mut Established, shared: &mut Shared) {
-    let own = match sa.own.take() {
+/// Our own exchange ends without an outcome: its SPI is free again.
+pub(crate) fn release_own(sa: &mut Established, shared: &mut Shared) {
+    let spi = match sa.own.take() {
         Some(OwnExchange::Child(creating)) => creating.spi(),
+        Some(OwnExchange::Delete(Deleting::Spi(spi))) => Some(spi),
         _ => None,
     };
+    if let Some(spi) = spi {
+        shared.spis.release(spi);
+    }
+}
+
+/// The IKE SA ends: SPIs of unfinished exchanges are free again.
+pub(crate) fn release(sa: &mut Established, shared: &mut Shared) {
+    release_own(sa, shared);
     let answer = match sa.answer.take() {
         Some(Answer::Child(answering)) => answering.spi(),
         _ => None,
     };
     let deletes = sa.queue.take_spis();
-    for spi in [own, answer].into_iter().flatten().chain(deletes) {
+    for spi in answer.into_iter().chain(deletes) {
         shared.spis.release(spi);
     }
 }

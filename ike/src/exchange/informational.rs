@@ -10,7 +10,7 @@ use alloc::{format, vec::Vec};
 
 use sa_store::{EspSpi, PairId};
 
-use super::refusal;
+use super::{create_child_sa, refusal};
 use crate::{
     config::Endpoints,
     event::{Failure, FailureCode},
@@ -122,6 +122,11 @@ pub(crate) fn on_request(
     sa.respond(shared, EXCHANGE, answer.as_slice(), path)
 }
 
+/// Why a child ends when the peer deletes it.
+pub(crate) fn child_deleted() -> Failure {
+    Failure::new(FailureCode::DeletedByPeer, "the peer deleted the child")
+}
+
 /// Why the IKE SA ends when the peer deletes it.
 fn deleted_by_peer(sa: &Established, shared: &Shared) -> Failure {
     // RFC 7296 §2.25.2: we are closing it as well, and forget our own request.
@@ -138,9 +143,11 @@ fn deleted_by_peer(sa: &Established, shared: &Shared) -> Failure {
 /// The peer deletes the pair that it receives with `spi`; gives our SPI for the response, unless
 /// we are deleting the pair ourselves or do not have it (RFC 7296 §1.4.1, §2.25.1).
 fn delete_pair(sa: &mut Established, shared: &mut Shared, spi: EspSpi) -> Option<EspSpi> {
-    let found = shared.children.by_peer_spi(sa.peer.origin, spi)?;
+    let Some(found) = shared.children.by_peer_spi(sa.peer.origin, spi) else {
+        return create_child_sa::deleted_before_install(sa, shared, spi);
+    };
     let (pair, spi_in, phase) = (found.pair, found.spi_in, found.phase);
-    let reason = Failure::new(FailureCode::DeletedByPeer, "the peer deleted the child");
+    let reason = child_deleted();
     if phase == Phase::Installing {
         // The backend is at it: deleted as soon as it stands.
         sa.queue.push(Task::DeletePair(pair, reason), shared.now);

@@ -39,7 +39,10 @@ use crate::{
     },
     shared::{Action, Shared, Waiter},
     view::IkeSaId,
-    wire::{ExchangeType, KeyExchange, Nonce, Notify, NotifyType, Payload, Payloads},
+    wire::{
+        ExchangeType, Fault, KeyExchange, Nonce, Notify, NotifyType, Payload, PayloadType,
+        Payloads, WireError,
+    },
 };
 
 /// How long the end that rekeyed may take to delete the old IKE SA: it may still be sending its
@@ -423,7 +426,7 @@ pub(crate) fn on_request(
     };
     let ke = payloads.require_ke()?;
     let Some(spi_i) = choice.peer_spi.filter(|_| ke.data.len() == group.public_len()) else {
-        return Err(NotifyType::INVALID_SYNTAX.into());
+        return Err(WireError::Malformed(PayloadType::KE, Fault::Value).into());
     };
     let nonce_r = shared.nonce();
     if let Some(OwnExchange::RekeyIke(own)) = &mut sa.own {
@@ -467,7 +470,13 @@ pub(crate) fn on_answer_completion(
                 matches!(other, CompletionResult::Agreed(Err(KeFailure::InvalidPublicValue)));
             let kind =
                 if invalid { NotifyType::INVALID_SYNTAX } else { NotifyType::TEMPORARY_FAILURE };
-            return sa.respond(shared, exchange, &[Payload::Notify(Notify::new(kind))], state.path);
+            sa.respond(shared, exchange, &[Payload::Notify(Notify::new(kind))], state.path)?;
+            if !invalid {
+                return Ok(());
+            }
+            // RFC 7296 §2.21.3: the peer ends the IKE SA because of this answer.
+            let message = "the peer's public value for a new IKE SA is not valid";
+            return Err(Failure::new(FailureCode::InvalidSyntax, message));
         }
     };
     let payloads = [

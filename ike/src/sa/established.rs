@@ -181,8 +181,11 @@ impl Established {
         ticket: Ticket,
         result: CompletionResult,
     ) -> Option<IkeSa> {
-        let step = self.dispatch_completion(shared, ticket, result);
-        self.carry_on(shared, step)
+        match self.dispatch_completion(shared, ticket, result) {
+            Ok(()) => self.carry_on(shared, Ok(())),
+            // Perhaps with an answer, which the peer may ask for again.
+            Err(reason) => Some(self.close(shared, &reason)),
+        }
     }
 
     fn dispatch_completion(

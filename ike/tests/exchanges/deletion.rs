@@ -1,8 +1,17 @@
 //! Deletes, from either side and crossing.
 
-use ike::{config::Endpoints, event::FailureCode, input::Command, view::IkeState};
+use std::time::Duration;
 
-use crate::common::{A, B, CHILD, Fate, TUNNEL, World, address};
+use ike::{
+    config::{EndpointConfig, Endpoints},
+    event::FailureCode,
+    input::Command,
+    output::RequestKind,
+    view::IkeState,
+};
+use sa_store::ChildId;
+
+use crate::common::{A, B, CHILD, Fate, TUNNEL, World, address, child, esp_proposal};
 
 #[test]
 fn a_tunnel_is_taken_down_from_either_side() {
@@ -134,5 +143,47 @@ fn a_child_is_taken_down_in_the_middle_of_its_rekey() {
             world.assert_up(0);
             world.assert_clean();
         }
+    }
+}
+
+/// The peer's delete of a child overtakes our key agreement, or even the response that made the
+/// child: it must not be installed here alone, where its packets would go to nobody.
+#[test]
+fn a_child_that_is_deleted_before_it_is_installed_stays_away() {
+    for overtakes_response in [false, true] {
+        let mut world = World::with(9, EndpointConfig::default(), |node, it| {
+            let (near, far) = ("10.5.0.0/16", "10.6.0.0/16");
+            let (local, remote) = if node == A { (near, far) } else { (far, near) };
+            let mut second = child(2, local, remote);
+            second.proposals = vec![esp_proposal("aes256gcm16-esn-x25519")];
+            it.children.push(second);
+        });
+        world.establish_children(2);
+        let second = ChildId(12);
+        world.command(A, Command::TerminateChild { child: second });
+        world.run_s(1);
+        world.assert_up(1);
+        if overtakes_response {
+            world.filter = Box::new(|sent| match sent.label().as_str() {
+                label if label.starts_with("B CREATE_CHILD_SA") => {
+                    Fate::Late(Duration::from_millis(100))
+                }
+                _ => Fate::Deliver,
+            });
+        } else {
+            world.nodes[A].hold = Some(|kind| matches!(kind, RequestKind::Agree { .. }));
+        }
+        let path = Endpoints { local: address(A), remote: address(B) };
+        world.command(A, Command::Initiate { tunnel: TUNNEL, path, children: vec![second] });
+        world.run_ms(20);
+        assert_eq!(world.nodes[B].pairs.len(), 2);
+        world.command(B, Command::TerminateChild { child: second });
+        world.run_ms(200);
+        world.release(A);
+        world.run_s(5);
+        world.assert_up(1);
+        assert!(world.failures(A).contains(&FailureCode::DeletedByPeer));
+        world.run_s(20);
+        world.assert_clean();
     }
 }

@@ -10,11 +10,11 @@ use ike::{
     negotiate::{Pfs, esp_offer, ike_offer},
     view::IkeSaView,
     wire::{
-        Delete, ExchangeType, Header, Message, Nonce, Notify, NotifyType, Payload, PayloadType,
-        ProtocolId, Spi, TrafficSelectors,
+        Delete, ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload,
+        PayloadType, ProtocolId, Spi, TrafficSelectors,
     },
 };
-use sa_store::EspSpi;
+use sa_store::{EspSpi, KeGroup};
 
 use crate::{
     bystander::Bystander,
@@ -355,4 +355,48 @@ fn message_ids_outside_the_window_are_not_answered() {
     peer.bystander.assert_unharmed(&mut world);
     peer.header.message_id = 1;
     peer.ask(&mut world, INFORM, &[], |answer| assert!(answer.is_empty()));
+}
+
+/// RFC 7296 §2.21.3: INVALID_SYNTAX ends the IKE SA at both ends, also when a public value is why.
+#[test]
+fn an_ike_rekey_with_a_broken_public_value_ends_the_ike_sa() {
+    for public in [vec![9; 31], vec![0; 32]] {
+        let (mut world, mut peer) = world();
+        let spi = Some(sa_store::IkeSpi(0x1122_3344_5566_7788));
+        let request = [
+            Payload::Sa(ike_offer(&[ike_proposal(SUITE)], spi)),
+            Payload::Nonce(Nonce(vec![5; 32].into())),
+            Payload::Ke(KeyExchange::new(KeGroup::Curve25519, public)),
+        ];
+        let refused = peer.error(&mut world, CREATE, &request);
+        assert_eq!(refused, Some(NotifyType::INVALID_SYNTAX));
+        assert!(ike_sas(&world).is_empty());
+        assert_eq!(world.ike_down(B), [FailureCode::InvalidSyntax]);
+        assert_eq!(pairs(&world), 0);
+        // The answer is repeated for who has not got it.
+        peer.header.message_id -= 1;
+        let again = peer.error(&mut world, CREATE, &request);
+        assert_eq!(again, refused);
+    }
+}
+
+/// What we had asked for goes with the IKE SA, and its SPI is free again.
+#[test]
+fn a_response_that_breaks_the_rules_leaves_no_spi_behind() {
+    let (mut world, mut peer) = world();
+    let spis = |world: &World| world.nodes[B].spis.lock().unwrap().used.len();
+    let before = spis(&world);
+    let path = Endpoints { local: address(B), remote: address(A) };
+    let mut respond = |world: &mut World, exchange, message_id| {
+        let header = Header { exchange, response: true, message_id, ..peer.header };
+        let response = peer.sealer.seal(&header, &[]).unwrap();
+        world.input(B, Input::Datagram { path, payload: &response });
+    };
+    world.command(B, ike::input::Command::RekeyChild { child: CHILD });
+    assert_eq!(spis(&world), before + 1);
+    respond(&mut world, INFORM, 0);
+    respond(&mut world, INFORM, 1);
+    assert_eq!(world.ike_down(B), [FailureCode::InvalidSyntax]);
+    assert_eq!((spis(&world), pairs(&world)), (before - 1, 0));
+    peer.bystander.assert_unharmed(&mut world);
 }

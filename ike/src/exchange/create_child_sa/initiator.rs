@@ -6,7 +6,7 @@ use sa_store::{ChildId, EspSpi, KeGroup, PairId, SecretBytes, TrafficSelector};
 
 use super::{
     super::{
-        collision,
+        collision, informational,
         pair::{self, Made},
         refusal, rekey_child_sa,
     },
@@ -29,6 +29,9 @@ use crate::{
 
 /// How often a new child is asked for again after TEMPORARY_FAILURE.
 const BUSY_TRIES: u32 = 8;
+
+/// Unknown SPIs that are remembered while a response is waited for.
+const MAX_DELETED: usize = 16;
 
 /// What we want.
 #[derive(Debug)]
@@ -75,6 +78,8 @@ pub(crate) struct AwaitResponse {
     pub(crate) plan: Plan,
     spi_in: EspSpi,
     pub(crate) nonce_i: Vec<u8>,
+    /// Unknown SPIs that the peer has deleted since: its response may be the later datagram.
+    deleted: Vec<EspSpi>,
     key: Option<(KeGroup, crypto::ke::PrivateKey)>,
 }
 
@@ -201,7 +206,7 @@ fn send(
     sent?;
     drop(payloads);
     let key = key.map(|(group, key)| (group, key.private));
-    let state = AwaitResponse { plan, spi_in, nonce_i, key };
+    let state = AwaitResponse { plan, spi_in, nonce_i, deleted: Vec::new(), key };
     sa.own = Some(OwnExchange::Child(Creating::Response(state)));
     Ok(())
 }
@@ -213,10 +218,14 @@ pub(crate) fn fail(
     plan: &Plan,
     failure: Failure,
 ) -> Step {
+    give_up(sa, shared, plan, failure);
+    Ok(())
+}
+
+fn give_up(sa: &mut Established, shared: &mut Shared, plan: &Plan, failure: Failure) {
     let (tunnel, remote) = (sa.peer.tunnel(), sa.channel.path.remote);
     shared.failed(Some(tunnel), Some(plan.config.child), remote, failure);
     rekey_child_sa::keep_trying(sa, shared, plan);
-    Ok(())
 }
 
 pub(crate) fn on_response(
@@ -236,6 +245,10 @@ pub(crate) fn on_response(
         Err(failure) => return undo(sa, shared, &plan, spi_in, failure),
     };
     let made = Made { spi_in, ..accepted.made };
+    if state.deleted.contains(&made.choice.peer_spi) {
+        shared.spis.release(spi_in);
+        return fail(sa, shared, &plan, informational::child_deleted());
+    }
     let nonce = collision::lower(&made.nonce_i, &made.nonce_r);
     if rekey_child_sa::loses(shared, &plan, nonce) {
         rekey_child_sa::yield_before_install(sa, shared, &plan, spi_in);
@@ -250,6 +263,34 @@ pub(crate) fn on_response(
             Ok(())
         }
         _ => install(sa, shared, plan, made, None),
+    }
+}
+
+/// The peer deletes a pair that is not installed here. If it is the one that we have asked for,
+/// it does not come to be; gives our SPI of it, if both ends know it already.
+pub(crate) fn deleted_before_install(
+    sa: &mut Established,
+    shared: &mut Shared,
+    spi: EspSpi,
+) -> Option<EspSpi> {
+    match sa.own.take() {
+        Some(OwnExchange::Child(Creating::Agreement(state)))
+            if state.made.choice.peer_spi == spi =>
+        {
+            let spi_in = state.made.spi_in;
+            shared.spis.release(spi_in);
+            give_up(sa, shared, &state.plan, informational::child_deleted());
+            Some(spi_in)
+        }
+        mut own => {
+            if let Some(OwnExchange::Child(Creating::Response(state))) = &mut own
+                && state.deleted.len() < MAX_DELETED
+            {
+                state.deleted.push(spi);
+            }
+            sa.own = own;
+            None
+        }
     }
 }
 

@@ -100,8 +100,8 @@ impl Established {
         }
     }
 
-    /// The peer's request ended it.
-    fn close(self: Box<Self>, shared: &mut Shared, reason: &Failure) -> IkeSa {
+    /// It ended with an answer to the peer, which is repeated for a while.
+    pub(super) fn close(self: Box<Self>, shared: &mut Shared, reason: &Failure) -> IkeSa {
         let id = self.id;
         let channel = self.die(shared, reason);
         let until = shared.now + CLOSED;
@@ -228,7 +228,7 @@ impl Established {
     /// The peer breaks the rules in a response: we delete the IKE SA.
     #[expect(clippy::unnecessary_wraps, reason = "callers return it as their step")]
     pub(crate) fn give_up_on(&mut self, shared: &mut Shared, failure: Failure) -> Step {
-        self.own = None;
+        create_child_sa::release_own(self, shared);
         let now = shared.now;
         self.assign(shared, Task::DeleteIke(failure), now);
         Ok(())

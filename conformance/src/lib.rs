@@ -21,6 +21,7 @@ pub mod raw;
 pub mod scenario;
 pub mod spec;
 pub mod strongswan;
+pub mod tcp;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

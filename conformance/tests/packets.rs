@@ -9,6 +9,7 @@ use conformance::packet::Kind;
 use conformance::postern::{self, beside_the_tests};
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel};
 use conformance::spec::Tunnel;
+use conformance::tcp::transfer;
 use conformance::topology::{Family, Side, Wire};
 use conformance::traffic::Shape;
 use conformance::{Outcome, wait};
@@ -28,22 +29,6 @@ fn up(
         pair.bring_up(Starter::Us, &ours)?;
         body(lab, &pair)
     })
-}
-
-/// A TCP transfer of this many mebibytes each way between the clients.
-fn transfer(lab: &Lab, family: Family, mebibytes: u32) -> Outcome<String> {
-    let limit = Duration::from_secs(60);
-    let tool = beside_the_tests("pt-tcp")?.display().to_string();
-    let server = std::net::SocketAddr::new(lab.net.client_address(Side::Right, family), 7100);
-    let (server, size) = (server.to_string(), mebibytes.to_string());
-    let right = lab.net.client(Side::Right);
-    let argv = right.inside(&[&tool, "serve", &server, &size, lab.canary.text()]);
-    let serving = Dialogue::start("pt-tcp", &argv, false)?;
-    serving.hear_about("ready", Duration::from_secs(10))?;
-    let left = lab.net.client(Side::Left);
-    let done = left.run(&[&tool, "connect", &server, &size, lab.canary.text()], limit)?;
-    ensure(done.code == 0, || format!("the left end: {}", done.text()))?;
-    serving.hear_about("done", limit)
 }
 
 /// TCP passes in bulk, nothing outside is fragmented, and nothing is clear.

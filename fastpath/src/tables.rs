@@ -25,7 +25,7 @@ pub(crate) struct Outbound {
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
-    /// The longest inner packet that fits the path; follows the path MTU.
+    /// The longest inner packet that fits the path and the TUN interface; follows the path MTU.
     pub max_inner: Arc<AtomicUsize>,
 }
 

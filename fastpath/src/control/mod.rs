@@ -351,11 +351,14 @@ impl Control {
         })
     }
 
-    /// Asks the kernel for the path MTU and tells the workers what fits.
+    /// Asks the kernel for the path MTU and tells the workers what fits the path and the TUN
+    /// interface: TCP that agreed on more would depend on ICMP to learn of the latter.
     fn measure(&self, outbound: &Outbound) {
         let mark = self.config.steering.marks().bypass;
         let mtu = path_mtu::of(outbound.local.ip(), outbound.remote.ip(), mark);
-        outbound.max_inner.store(outbound.sa.max_inner_len(mtu), Ordering::Relaxed);
+        let interface = usize::try_from(self.config.mtu).unwrap_or(usize::MAX);
+        let fits = outbound.sa.max_inner_len(mtu).min(interface);
+        outbound.max_inner.store(fits, Ordering::Relaxed);
     }
 
     fn set_policies(&mut self, set: PolicySet) -> Result<(), String> {

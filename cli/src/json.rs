@@ -83,6 +83,14 @@ struct Child<'a> {
     expires_in_s: Option<u64>,
     draining: Vec<Draining<'a>>,
     passed_over: &'a [String],
+    uncovered: Uncovered<'a>,
+}
+
+/// Configured networks that the SA in use does not cover as a whole.
+#[derive(Serialize)]
+struct Uncovered<'a> {
+    local: &'a [String],
+    remote: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -227,6 +235,7 @@ impl<'a> From<&'a proto::Child> for Child<'a> {
                 .map(|pair| Draining { id: pair.id, spi_in: &pair.spi_in, spi_out: &pair.spi_out })
                 .collect(),
             passed_over: &child.passed_over,
+            uncovered: Uncovered { local: &child.uncovered_local, remote: &child.uncovered_remote },
         }
     }
 }

@@ -91,7 +91,8 @@ fn counters(status: &GetStatusResponse) -> Counters<'_> {
 
 /// Problems first; the order of the configuration among equals.
 fn severity(tunnel: &Tunnel) -> u8 {
-    match (&*tunnel.state, &*tunnel.mode, tunnel.last_error.is_some()) {
+    let narrowed = tunnel.children.iter().any(|child| !child.narrowed.is_empty());
+    match (&*tunnel.state, &*tunnel.mode, tunnel.last_error.is_some() || narrowed) {
         ("established", _, false) => 3,
         ("established", _, true) => 1,
         (_, "always-on", _) | (_, _, true) => 0,
@@ -160,6 +161,10 @@ fn show_tunnel(
             let _ = write!(line, " {cell} ");
         }
         let _ = writeln!(out, "{}", line.trim_end());
+        if !child.narrowed.is_empty() {
+            let text = format!("narrowed: {}", clean(&child.narrowed));
+            let _ = writeln!(out, "    {}", style.paint(Tone::Bad, &text));
+        }
     }
 }
 

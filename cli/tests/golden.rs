@@ -64,6 +64,9 @@ fn child() -> Child {
         expires_in_s: Some(3960),
         draining: Vec::new(),
         passed_over: Vec::new(),
+        narrowed: String::new(),
+        uncovered_local: Vec::new(),
+        uncovered_remote: Vec::new(),
     }
 }
 
@@ -114,7 +117,7 @@ fn json_is_the_documented_document() {
         "packets_in":0,"bytes_out":0,"packets_out":0,
         "dropped":{"replay":0,"auth":0,"policy":0,"malformed":0,"expired":0},
         "installed_s":12,"rekey_in_s":3265,"expires_in_s":3960,
-        "draining":[],"passed_over":[]}],"last_error":null,
+        "draining":[],"passed_over":[],"uncovered":{"local":[],"remote":[]}}],"last_error":null,
         "held":false,"next_attempt_in_s":null}],
         "no_sa":0,"ike_dropped":{},"internal_errors":0}"#;
     let documented: String = documented.lines().map(str::trim).collect();
@@ -175,6 +178,25 @@ site-b  established  192.0.2.1 (a.example) <-> 192.0.2.2 (b.example)  always-on
     let coloured = render::status(&now, None, Style::Colour);
     assert!(coloured.contains("\u{1b}[32mestablished\u{1b}[0m"));
     assert!(!coloured.contains("\u{1b}[31mc"), "a peer's identity must not colour");
+}
+
+#[test]
+fn a_child_that_carries_less_than_it_protects_says_so_and_stands_before_what_is_whole() {
+    let mut narrowed = up();
+    narrowed.name = "site-d".into();
+    narrowed.children[0].narrowed = "what stays blocked: remote 10.3.0.0/16".into();
+    narrowed.children[0].uncovered_remote = vec!["10.3.0.0/16".into()];
+    let both = status(vec![up(), narrowed]);
+    let shown = render::status(&both, None, Style::Plain);
+    let (first, second) = (shown.find("site-d").unwrap(), shown.find("site-b").unwrap());
+    assert!(first < second, "{shown}");
+    assert!(
+        shown.contains("\n    narrowed: what stays blocked: remote 10.3.0.0/16\n\nsite-b"),
+        "{shown}"
+    );
+    let document = serde_json::to_value(json::Status::from(&both)).unwrap();
+    let uncovered = &document["tunnels"][1]["children"][0]["uncovered"];
+    assert_eq!(*uncovered, serde_json::json!({ "local": [], "remote": ["10.3.0.0/16"] }));
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod gateway;
 pub mod input;
 mod installer;
 mod lifecycle;
+mod narrowing;
 pub mod output;
 mod policies;
 pub mod read_model;

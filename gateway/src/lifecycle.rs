@@ -6,12 +6,13 @@ use ike::{
     event::{Event, Failure, FailureCode},
     input::Command,
 };
-use sa_store::{ChildId, Instant, PairId, TunnelId};
+use sa_store::{ChildId, Instant, PairId, TrafficSelector, TunnelId};
 
 use crate::{
     backoff,
     counters::Totals,
     gateway::Gateway,
+    narrowing,
     read_model::LastError,
     spec::TunnelMode,
     translate,
@@ -62,7 +63,8 @@ impl Gateway {
                 self.resolve(tunnel);
             }
             Event::IkeDown { tunnel, ike, reason } => self.ike_down(now, tunnel, ike, &reason),
-            Event::ChildInstalled { tunnel, child, pair, .. } => {
+            Event::ChildInstalled { tunnel, child, pair, local, remote, .. } => {
+                self.note_narrowing(now, tunnel, child, (&local, &remote));
                 self.child_up(tunnel, child, None, pair);
                 self.resolve(tunnel);
             }
@@ -101,6 +103,31 @@ impl Gateway {
                 }
                 self.policies.stale = true;
             }
+        }
+    }
+
+    /// Says what a new SA leaves out of what its child protects.
+    fn note_narrowing(
+        &mut self,
+        now: Instant,
+        tunnel: TunnelId,
+        child: ChildId,
+        negotiated: (&[TrafficSelector], &[TrafficSelector]),
+    ) {
+        let Some(known) = self.tunnels.get(&tunnel).and_then(|tunnel| tunnel.child(child)) else {
+            return;
+        };
+        let spec = &known.spec;
+        let local = narrowing::uncovered(&spec.local, negotiated.0);
+        let remote = narrowing::uncovered(&spec.remote, negotiated.1);
+        if let Some(message) = narrowing::sentence(&local, &remote, spec) {
+            self.note(
+                now,
+                Some((tunnel, child)),
+                "child-narrowed",
+                Some("narrowed".into()),
+                message,
+            );
         }
     }
 

@@ -113,6 +113,13 @@ pub struct ChildStatus {
     pub local: Vec<String>,
     /// Selectors of the peer's side.
     pub remote: Vec<String>,
+    /// What is configured and the SA in use does not carry, so that it stays blocked: a sentence
+    /// for people, empty when there is nothing.
+    pub narrowed: String,
+    /// Configured selectors of our side that the SA in use does not cover as a whole.
+    pub uncovered_local: Vec<String>,
+    /// Those of the peer's side.
+    pub uncovered_remote: Vec<String>,
     /// Cumulative across rekeys.
     pub bytes_in: u64,
     /// Cumulative across rekeys.

@@ -8,6 +8,7 @@ use sa_store::{ChildId, Esn, Instant, TunnelId};
 use crate::{
     counters::Totals,
     gateway::Gateway,
+    narrowing,
     read_model::{ChildStatus, DrainingPair, IkeSaStatus, Status, TunnelState, TunnelStatus},
     spec::{RemoteAddress, TunnelMode},
     tunnel::{Child, Phase, Tunnel, Will},
@@ -152,6 +153,10 @@ fn child_status(
     };
     let placement = current.map(|pair| gateway.installer.placement(pair.sa_out));
     let narrowed = current.filter(|pair| !pair.local.is_empty() && !pair.remote.is_empty());
+    let (open_local, open_remote) = narrowed.map_or_else(Default::default, |pair| {
+        let open = narrowing::uncovered;
+        (open(&child.spec.local, &pair.local), open(&child.spec.remote, &pair.remote))
+    });
     ChildStatus {
         name: child.spec.name.clone(),
         id: current.map_or(0, |pair| pair.pair.0),
@@ -171,6 +176,9 @@ fn child_status(
         esn: current.and_then(|pair| pair.transform).is_some_and(|t| t.esn == Esn::Yes),
         local: text(narrowed.map_or(&child.spec.local, |pair| &pair.local)),
         remote: text(narrowed.map_or(&child.spec.remote, |pair| &pair.remote)),
+        narrowed: narrowing::sentence(&open_local, &open_remote, &child.spec).unwrap_or_default(),
+        uncovered_local: text(&open_local),
+        uncovered_remote: text(&open_remote),
         bytes_in: all.inbound.bytes,
         packets_in: all.inbound.packets,
         bytes_out: all.outbound.bytes,

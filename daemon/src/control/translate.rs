@@ -135,6 +135,9 @@ fn child(child: ChildStatus, now: Instant) -> proto::Child {
             })
             .collect(),
         passed_over: child.passed_over,
+        narrowed: child.narrowed,
+        uncovered_local: child.uncovered_local,
+        uncovered_remote: child.uncovered_remote,
     }
 }
 

@@ -17,6 +17,10 @@ use crate::{
     policy::{Rule, Span, in_layers},
 };
 
+/// The kernel compares a new interval with all that its set has already: what one large set takes
+/// grows with the square of its size. More sets than one cost a packet a look-up each.
+const LARGEST_SET: usize = 2000;
+
 /// What a rule's set is keyed by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -92,29 +96,31 @@ fn ports(text: &mut String, range: PortRange) {
     };
 }
 
-fn element(text: &mut String, rule: &Rule, kind: Kind) -> bool {
+/// The rule as an element of a set; `None` when no packet can match it.
+fn element(rule: &Rule, kind: Kind) -> Option<String> {
     let icmp = rule.local_ports.intersect(rule.remote_ports);
     if kind == Kind::Icmp && icmp.is_none() {
-        return false;
+        return None;
     }
-    range(text, rule.v4, rule.local);
+    let mut text = String::new();
+    range(&mut text, rule.v4, rule.local);
     text.push_str(" . ");
-    range(text, rule.v4, rule.remote);
+    range(&mut text, rule.v4, rule.remote);
     if !matches!(kind, Kind::All | Kind::Addresses) {
         let _ = write!(text, " . {}", rule.protocol);
     }
     if kind == Kind::Ports {
         text.push_str(" . ");
-        ports(text, rule.local_ports);
+        ports(&mut text, rule.local_ports);
         text.push_str(" . ");
-        ports(text, rule.remote_ports);
+        ports(&mut text, rule.remote_ports);
     }
     if let (Kind::Icmp, Some(range)) = (kind, icmp) {
         text.push_str(" . ");
-        ports(text, range);
+        ports(&mut text, range);
     }
     text.push_str(",\n");
-    true
+    Some(text)
 }
 
 /// Text under construction: set declarations, and the rules of the two directions.
@@ -139,15 +145,11 @@ impl Family<'_> {
                     let rules = layer
                         .iter()
                         .filter(|r| r.verdict.is_caught() == caught && Kind::of(r) == kind);
-                    let mut elements = String::new();
-                    let mut any = false;
-                    for rule in rules {
-                        any |= element(&mut elements, rule, kind);
-                    }
-                    if any {
-                        let class = if caught { 'p' } else { 'b' };
-                        let name = format!("{label}_{number}{class}{}", kind.letter());
-                        self.rule(&name, kind, caught, &elements);
+                    let elements: Vec<String> = rules.filter_map(|r| element(r, kind)).collect();
+                    let class = if caught { 'p' } else { 'b' };
+                    for (part, elements) in elements.chunks(LARGEST_SET).enumerate() {
+                        let name = format!("{label}_{number}{class}{}{part}", kind.letter());
+                        self.rule(&name, kind, caught, &elements.concat());
                     }
                 }
             }

@@ -222,3 +222,51 @@ fn counters_go_on_across_rekeys_of_both_kinds() {
     assert!(kinds.contains(&"ike-rekeyed") && kinds.contains(&"child-rekeyed"));
     assert!(!kinds.contains(&"child-down"));
 }
+
+#[test]
+fn what_a_child_protects_and_its_sa_does_not_carry_is_said_on_both_sides() {
+    let named = |side: usize, count: usize| -> Vec<sa_store::TrafficSelector> {
+        let network = |n: usize| format!("10.{}.{}.0/25", 100 + side + n / 250 * 10, n % 250);
+        (0..count).map(|n| network(n).parse().unwrap()).collect()
+    };
+    let with = |side: usize, local: usize, remote: usize| {
+        let mut spec = spec(side, 1);
+        spec.children[0].local = named(side, local);
+        spec.children[0].remote = named(1 - side, remote);
+        spec
+    };
+    let mut world = World::with(with(A, 1, 258), with(B, 258, 1));
+    world.expect_up();
+    for side in [A, B] {
+        let child = world.child(side, "net0");
+        let (negotiated, open) = match side {
+            A => (child.remote, child.uncovered_remote),
+            _ => (child.local, child.uncovered_local),
+        };
+        assert_eq!((negotiated.len(), open.len()), (255, 3), "{}", child.narrowed);
+        assert!(
+            child
+                .narrowed
+                .ends_with("and 2 more; a child negotiates 255 networks a side: split it"),
+            "{}",
+            child.narrowed
+        );
+        assert!(world.events(side).contains(&("child-narrowed", Some("narrowed".into()))));
+        // Protected all the same.
+        let policies = world.sides[side].backend.state().policies.clone();
+        let selectors = |p: &hw_offload::Policy| p.local.len() + p.remote.len();
+        assert_eq!(policies.policies.iter().map(selectors).sum::<usize>(), 259);
+    }
+    // Whole again.
+    world.apply(A, vec![with(A, 1, 255)]);
+    world.apply(B, vec![with(B, 255, 1)]);
+    world.run(60);
+    world.expect_up();
+    for side in [A, B] {
+        let child = world.child(side, "net0");
+        assert_eq!(
+            (&*child.narrowed, child.uncovered_local.len(), child.uncovered_remote.len()),
+            ("", 0, 0)
+        );
+    }
+}

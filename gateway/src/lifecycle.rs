@@ -82,6 +82,12 @@ impl Gateway {
                     self.remember(now, tunnel, &reason);
                 }
             }
+            // No news about a tunnel that is up, nor about what is asked of its peer.
+            Event::Failed { tunnel: Some(tunnel), failure, stranger: true, .. } => {
+                if self.tunnels.get(&tunnel).is_some_and(|known| known.ike_sas.is_empty()) {
+                    self.remember(now, tunnel, &failure);
+                }
+            }
             Event::Failed { tunnel: Some(tunnel), child, failure, .. } => {
                 if failure.code != FailureCode::DeletedByOperator {
                     self.remember(now, tunnel, &failure);

@@ -90,6 +90,8 @@ pub enum Event {
         remote: SocketAddr,
         /// What went wrong.
         failure: Failure,
+        /// Somebody called and proved nothing: everybody can cause this, in any peer's name.
+        stranger: bool,
     },
     /// The peer does not answer; the request is sent again.
     Retransmitting {

@@ -202,7 +202,7 @@ impl Shared {
         remote: SocketAddr,
         failure: Failure,
     ) {
-        self.event(Event::Failed { tunnel, child, remote, failure });
+        self.event(Event::Failed { tunnel, child, remote, failure, stranger: false });
     }
 
     /// As [`Self::failed`], for what a stranger can cause at will: a few a second at most.
@@ -213,7 +213,7 @@ impl Shared {
         }
         self.hints.count += 1;
         if self.hints.count <= HINTS_PER_SECOND {
-            self.failed(tunnel, None, remote, failure);
+            self.event(Event::Failed { tunnel, child: None, remote, failure, stranger: true });
         }
     }
 

@@ -1,12 +1,20 @@
 //! Commands and their outcomes.
 
+use std::net::SocketAddr;
+
 use gateway::{
     command::{Command, Outcome},
     read_model::TunnelState,
     spec::{ConnectionSpec, RemoteAddress, TunnelMode},
 };
+use ike::{
+    config::Endpoints,
+    negotiate::{ike_offer, parse_ike},
+    wire::{ExchangeType, Header, KeyExchange, Nonce, Payload, encode_message},
+};
+use sa_store::{IkeSpi, KeGroup};
 
-use crate::world::{A, B, World, psk, spec, target};
+use crate::world::{A, B, World, ip, psk, spec, target};
 
 fn code(outcome: &Outcome) -> &str {
     match outcome {
@@ -131,4 +139,33 @@ fn a_shutdown_does_not_wait_for_a_dead_peer() {
     assert_eq!(code(&world.command(B, Command::Shutdown)), "done");
     assert!(world.now.since(before).as_secs() <= 5);
     assert!(world.sides[B].backend.state().sas.is_empty());
+}
+
+/// Everybody can call in the peer's name: that is an event, but it neither marks a tunnel that is
+/// up nor fails what an operator asked of it.
+#[test]
+fn a_stranger_does_not_spoil_what_operators_see() {
+    let mut world = World::up(1);
+    let id = world.start(A, Command::Rekey(target("peer")));
+    let address = |text| SocketAddr::new(ip(text), 500);
+    let path = Endpoints { local: address("192.0.2.1"), remote: address("192.0.2.2") };
+    let header = Header {
+        spi_i: IkeSpi(0x1234),
+        spi_r: IkeSpi::ZERO,
+        exchange: ExchangeType::IKE_SA_INIT,
+        initiator: true,
+        response: false,
+        message_id: 0,
+    };
+    let call = [
+        Payload::Sa(ike_offer(&[parse_ike("aes128gcm16-prfsha512-ecp384").unwrap()], None)),
+        Payload::Ke(KeyExchange::new(KeGroup::Ecp384, vec![1; 96])),
+        Payload::Nonce(Nonce(vec![2; 32].into())),
+    ];
+    world.forge(A, path, &encode_message(&header, &call).unwrap());
+    assert!(world.events(A).contains(&("failed", Some("no-proposal-chosen".into()))));
+    world.run(5);
+    assert!(matches!(world.outcome(A, id), Some(Outcome::Done(_))), "{:?}", world.outcome(A, id));
+    world.forge(A, path, &encode_message(&header, &call).unwrap());
+    world.expect_up();
 }

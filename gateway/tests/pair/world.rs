@@ -228,6 +228,11 @@ impl World {
         self.now = end;
     }
 
+    /// A datagram that nobody of the two has sent arrives at a side.
+    pub(crate) fn forge(&mut self, side: usize, path: Endpoints, payload: &[u8]) {
+        self.input(side, Input::Datagram { path, payload });
+    }
+
     /// Wakes both sides, and lets ten milliseconds pass.
     pub(crate) fn step(&mut self) {
         self.run_until(self.now + Duration::from_millis(10));

@@ -107,6 +107,8 @@ fn stands(sa: &Established, shared: &mut Shared, pair: PairId) {
         it.rekey_at = rekey_at;
         it.expires_at = expires_at;
     }
+    // The peer may have moved while it was being installed.
+    shared.move_pairs(sa.id, sa.channel.path);
     shared.pair_stands(pair);
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn install(
         spi_out: made.choice.peer_spi,
         transform: made.choice.transform,
         encapsulation: sa.channel.nat.encapsulation(),
+        path: sa.channel.path,
         local: made.local,
         remote: made.remote,
         group: made.choice.group,

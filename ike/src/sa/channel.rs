@@ -285,7 +285,9 @@ impl Channel {
     }
 
     fn keepalive_due(&self, shared: &Shared) -> Instant {
-        if self.nat.local && self.path.local.port() == NAT_PORT {
+        // Who forces UDP has a reason, such as a firewall that forgets.
+        let wanted = self.nat.local || self.nat.forced;
+        if wanted && self.path.local.port() == NAT_PORT {
             self.last_transmit + shared.config.nat_keepalive
         } else {
             Instant::NEVER

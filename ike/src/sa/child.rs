@@ -48,6 +48,8 @@ pub(crate) struct ChildSa {
     pub(crate) spi_out: EspSpi,
     pub(crate) transform: EspTransform,
     pub(crate) encapsulation: Encapsulation,
+    /// Where its packets go as far as the backend has been told.
+    pub(crate) path: Endpoints,
     pub(crate) local: Vec<TrafficSelector>,
     pub(crate) remote: Vec<TrafficSelector>,
     /// The group of its own key exchange, proposed first when it is rekeyed.
@@ -492,13 +494,20 @@ impl Shared {
     }
 
     /// The peer of an IKE SA is at another address: pairs in UDP follow (RFC 7296 §2.23).
+    ///
+    /// One that is being installed follows when it stands.
     pub(crate) fn move_pairs(&mut self, owner: IkeSaId, path: Endpoints) {
-        let pairs: Vec<PairId> = self
-            .children
-            .of(owner)
-            .filter(|sa| sa.encapsulation == Encapsulation::Udp && sa.phase != Phase::Installing)
-            .map(|sa| sa.pair)
-            .collect();
+        let behind = |sa: &&mut ChildSa| {
+            sa.owner == owner
+                && sa.encapsulation == Encapsulation::Udp
+                && sa.phase != Phase::Installing
+                && sa.path != path
+        };
+        let mut pairs = Vec::new();
+        for sa in self.children.live.values_mut().filter(behind) {
+            sa.path = path;
+            pairs.push(sa.pair);
+        }
         for pair in pairs {
             self.request(Waiter::Pair(pair), RequestKind::UpdateAddresses { pair, path });
         }

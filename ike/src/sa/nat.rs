@@ -20,11 +20,13 @@ pub(crate) struct Nat {
     pub(crate) local: bool,
     /// In front of the peer.
     pub(crate) remote: bool,
+    /// We want ESP in UDP whether or not there is one.
+    pub(crate) forced: bool,
 }
 
 impl Nat {
     pub(crate) const fn any(self) -> bool {
-        self.local || self.remote
+        self.local || self.remote || self.forced
     }
 
     /// How ESP travels between such peers.
@@ -81,10 +83,10 @@ pub(crate) fn detect(
     };
     said(NotifyType::NAT_DETECTION_SOURCE_IP).next()?;
     said(NotifyType::NAT_DETECTION_DESTINATION_IP).next()?;
-    let forced = policy == EncapPolicy::Always;
     Some(Nat {
-        local: forced || !matches(NotifyType::NAT_DETECTION_DESTINATION_IP, path.local),
+        local: !matches(NotifyType::NAT_DETECTION_DESTINATION_IP, path.local),
         remote: !matches(NotifyType::NAT_DETECTION_SOURCE_IP, path.remote),
+        forced: policy == EncapPolicy::Always,
     })
 }
 

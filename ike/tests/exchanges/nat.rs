@@ -6,6 +6,7 @@ use ike::{
     config::{EncapPolicy, EndpointConfig, Endpoints},
     event::Event,
     input::Command,
+    output::RequestKind,
 };
 use sa_store::Encapsulation;
 
@@ -93,6 +94,40 @@ fn a_new_mapping_is_followed() {
     let sa = world.nodes[A].pairs.values().next().unwrap().0.id;
     world.command(A, Command::MappingChanged { sa, remote });
     assert_eq!(world.count(A, moved), 0);
+}
+
+/// Who forces UDP is not behind a NAT for that: a peer that is can still move.
+#[test]
+fn a_new_mapping_is_followed_by_who_forces_udp() {
+    let mut world = World::with(7, EndpointConfig::default(), |node, it| {
+        it.encap = if node == B { EncapPolicy::Always } else { EncapPolicy::Auto };
+    });
+    set_nat(&mut world, 30_000);
+    world.establish();
+    set_nat(&mut world, 40_000);
+    world.command(A, Command::CheckLiveness { tunnel: crate::common::TUNNEL });
+    world.run_s(1);
+    assert_eq!(world.count(B, |it| matches!(it, Event::PeerMoved { .. })), 1);
+    let record = &world.nodes[B].pairs.values().next().unwrap().1;
+    assert_eq!(record.remote.to_string(), "198.51.100.7:40500");
+}
+
+#[test]
+fn a_pair_that_is_being_installed_follows_a_new_mapping() {
+    let mut world = natted(8, EncapPolicy::Auto);
+    world.establish();
+    world.nodes[B].hold = Some(|kind| matches!(kind, RequestKind::Install { .. }));
+    world.command(A, Command::RekeyChild { child: crate::common::CHILD });
+    world.run_ms(100);
+    assert_eq!(world.nodes[B].held.len(), 1);
+    let sa = world.nodes[B].pairs.values().next().unwrap().0.id;
+    let remote = "198.51.100.7:40500".parse().unwrap();
+    world.command(B, Command::MappingChanged { sa, remote });
+    world.release(B);
+    assert_eq!(world.nodes[B].pairs.len(), 2);
+    for (inbound, outbound) in world.nodes[B].pairs.values() {
+        assert_eq!((inbound.remote, outbound.remote), (remote, remote));
+    }
 }
 
 #[test]

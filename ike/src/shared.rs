@@ -205,14 +205,19 @@ impl Shared {
         self.event(Event::Failed { tunnel, child, remote, failure, stranger: false });
     }
 
-    /// As [`Self::failed`], for what a stranger can cause at will: a few a second at most.
-    pub(crate) fn hint(&mut self, tunnel: Option<TunnelId>, remote: SocketAddr, failure: Failure) {
+    /// Whether [`Self::hint`] would be heard now: if not, its words need not be found.
+    pub(crate) fn hears_hints(&mut self) -> bool {
         let second = self.now.as_nanos() / 1_000_000_000;
         if second != self.hints.second {
             self.hints = HintLimit { second, count: 0 };
         }
-        self.hints.count += 1;
-        if self.hints.count <= HINTS_PER_SECOND {
+        self.hints.count < HINTS_PER_SECOND
+    }
+
+    /// As [`Self::failed`], for what a stranger can cause at will: a few a second at most.
+    pub(crate) fn hint(&mut self, tunnel: Option<TunnelId>, remote: SocketAddr, failure: Failure) {
+        if self.hears_hints() {
+            self.hints.count += 1;
             self.event(Event::Failed { tunnel, child: None, remote, failure, stranger: true });
         }
     }

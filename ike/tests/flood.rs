@@ -5,16 +5,23 @@ mod common;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering},
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use common::{A, B, World, address, ike_proposal};
 use ike::{
     config::Endpoints,
-    input::Input,
+    input::{Command, Input},
     output::Output,
-    wire::{ExchangeType, Header, KeyExchange, Nonce, Payload, encode_message},
+    wire::{
+        ExchangeType, Header, KeyExchange, Nonce, Payload, Proposal, ProtocolId,
+        SecurityAssociation, Spi, Transform, TransformType, encode_message,
+    },
 };
 use sa_store::{Instant, KeGroup};
 
@@ -23,11 +30,17 @@ struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// Everything a test has ever allocated: what a request costs, without a clock.
+    static SPENT: Cell<usize> = const { Cell::new(0) };
+}
+
 #[expect(unsafe_code, reason = "an allocator that counts what it hands on to the system's")]
 // SAFETY: every call is handed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        let _ = SPENT.try_with(|spent| spent.set(spent.get() + layout.size()));
         // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
@@ -106,4 +119,54 @@ fn a_million_forged_requests_cost_little_and_stop_nobody() {
     world.assert_up(1);
     // What was drained above went the same way as always.
     assert!(world.nodes[B].endpoint.poll_output().is_none_or(|it| matches!(it, Output::Event(_))));
+}
+
+/// A request that fits no tunnel leaves nothing half open, so no cookie is ever asked for it: the
+/// longest one must not cost more than a short one, however many tunnels it may mean.
+#[test]
+fn requests_that_fit_nothing_are_cheap() {
+    let mut world = World::new(5);
+    for number in 1..=100 {
+        let mut other = common::connection(B);
+        other.tunnel = sa_store::TunnelId(number);
+        other.proposals = ike::negotiate::default_ike_proposals();
+        world.command(B, Command::Configure(Arc::new(other)));
+    }
+    let transforms: Vec<_> = [
+        (TransformType::ENCR, 3),
+        (TransformType::PRF, 2),
+        (TransformType::INTEG, 2),
+        (TransformType::KE, 2),
+    ]
+    .into_iter()
+    .flat_map(|(kind, id)| [Transform::new(kind, id), Transform::new(kind, 99)])
+    .collect();
+    let proposal = |number| Proposal {
+        number,
+        protocol: ProtocolId::IKE,
+        spi: Spi::None,
+        transforms: transforms.clone(),
+    };
+    let proposals = (1..=50).map(proposal).collect();
+    let offer = [
+        Payload::Sa(SecurityAssociation { proposals }),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, vec![9; 32])),
+        Payload::Nonce(Nonce(vec![7; 32].into())),
+    ];
+    let mut call = |number| {
+        let (path, payload) = forged(number, &offer);
+        assert!((3500..4096).contains(&payload.len()), "{}", payload.len());
+        let node = &mut world.nodes[B];
+        let before = SPENT.get();
+        node.endpoint.handle(world.now, Input::Datagram { path, payload: &payload });
+        let spent = SPENT.get() - before;
+        assert_eq!(node.drain(world.now).len(), 1, "it is refused");
+        spent
+    };
+    // Operators get to know of a few in words.
+    let told: usize = (0..10).map(&mut call).sum();
+    assert!(told < 10 << 20, "{told} octets for ten");
+    let spent: usize = (10..110).map(&mut call).sum();
+    assert!(spent < 100 << 16, "{spent} octets for a hundred");
+    assert_eq!(world.failures(B).len(), 10);
 }

@@ -22,8 +22,8 @@ pub use keyword::{
 pub use mismatch::{Difference, Mismatch, ProposalDiff};
 pub use own::Pfs;
 pub use select::{
-    EspChoice, IkeChoice, KeDecision, check_esp, check_ike, esp_offer, first_group, ike_offer,
-    ke_decision, offers_group, select_esp, select_ike,
+    EspChoice, IkeChoice, KeDecision, check_esp, check_ike, esp_offer, find_ike, first_group,
+    ike_offer, ke_decision, offers_group, select_esp, select_ike,
 };
 
 #[cfg(test)]

@@ -52,6 +52,40 @@ pub(super) struct Common {
     pub(super) group_none: bool,
 }
 
+/// What two proposals do not have in common. The words take a hundred times as long as finding
+/// out: strangers get none.
+pub(super) struct Differences {
+    words: bool,
+    some: bool,
+    list: Vec<Difference>,
+}
+
+impl Differences {
+    pub(super) const fn new(words: bool) -> Self {
+        Self { words, some: false, list: Vec::new() }
+    }
+
+    fn add(&mut self, difference: impl FnOnce() -> Difference) {
+        self.some = true;
+        if self.words {
+            self.list.push(difference());
+        }
+    }
+
+    /// Nothing that follows can matter.
+    const fn is_enough(&self) -> bool {
+        self.some && !self.words
+    }
+
+    /// All of them, if words were wanted.
+    pub(super) fn into_list(self) -> Vec<Difference> {
+        self.list
+    }
+}
+
+/// A transform as the peer must have written it: type, ID, key length.
+type Wanted = (TransformType, u16, Option<u16>);
+
 pub(super) fn of_ike(configured: &[IkeProposal]) -> Vec<Own> {
     let mut all = Vec::new();
     for proposal in configured {
@@ -118,58 +152,66 @@ impl Own {
     }
 
     /// Holds a proposal of the peer against this one: our order decides within each type.
-    pub(super) fn common(&self, theirs: &Proposal) -> Result<Common, Vec<Difference>> {
+    pub(super) fn common(
+        &self,
+        theirs: &Proposal,
+        differences: &mut Differences,
+    ) -> Option<Common> {
         if theirs.protocol != self.protocol {
-            return Err(alloc::vec![Difference {
+            differences.add(|| Difference {
                 what: "protocol",
                 ours: self.protocol.to_string(),
                 theirs: theirs.protocol.to_string(),
-            }]);
+            });
+            return None;
         }
-        let mut differences = Vec::new();
         let unknown = theirs.transforms.iter().find(|it| !self.knows(it.kind));
         if let Some(transform) = unknown {
-            differences.push(Difference {
+            differences.add(|| Difference {
                 what: names::kind(transform.kind),
                 ours: "none".to_string(),
                 theirs: names::transform(transform),
             });
         }
-        let cipher = self.pick(theirs, &self.ciphers, |own| encryption(*own), &mut differences);
+        let cipher = self.pick(
+            theirs,
+            &self.ciphers,
+            |own| (TransformType::ENCR, own.transform_id(), own.key_length_attribute()),
+            differences,
+        );
+        if differences.is_enough() {
+            return None;
+        }
         let prf = self.pick(
             theirs,
             &self.prfs,
-            |own| Transform::new(TransformType::PRF, own.transform_id()),
-            &mut differences,
+            |own| (TransformType::PRF, own.transform_id(), None),
+            differences,
         );
         let integrity = self.pick(
             theirs,
             &self.integrity,
-            |own| Transform::new(TransformType::INTEG, own.transform_id()),
-            &mut differences,
+            |own| (TransformType::INTEG, own.transform_id(), None),
+            differences,
         );
         let group = self.pick(
             theirs,
             &self.groups,
-            |own| Transform::new(TransformType::KE, own.transform_id()),
-            &mut differences,
+            |own| (TransformType::KE, own.transform_id(), None),
+            differences,
         );
         let esn = self.pick(
             theirs,
             &self.esn,
-            |own| Transform::new(TransformType::ESN, own.transform_id()),
-            &mut differences,
+            |own| (TransformType::ESN, own.transform_id(), None),
+            differences,
         );
         let integrity_none =
-            self.accepts_none(theirs, TransformType::INTEG, &self.integrity, &mut differences);
+            self.accepts_none(theirs, TransformType::INTEG, &self.integrity, differences);
         let group_none = !self.ignore_groups
-            && self.accepts_none(theirs, TransformType::KE, &self.groups, &mut differences);
-        match cipher {
-            Some(cipher) if differences.is_empty() => {
-                Ok(Common { cipher, integrity, prf, group, esn, integrity_none, group_none })
-            }
-            _ => Err(differences),
-        }
+            && self.accepts_none(theirs, TransformType::KE, &self.groups, differences);
+        let cipher = cipher.filter(|_| !differences.some)?;
+        Some(Common { cipher, integrity, prf, group, esn, integrity_none, group_none })
     }
 
     fn knows(&self, kind: TransformType) -> bool {
@@ -187,19 +229,21 @@ impl Own {
         &self,
         theirs: &Proposal,
         ours: &[T],
-        wire: impl Fn(&T) -> Transform,
-        differences: &mut Vec<Difference>,
+        wire: impl Fn(&T) -> Wanted,
+        differences: &mut Differences,
     ) -> Option<T> {
-        let first = wire(ours.first()?);
+        let (kind, ..) = wire(ours.first()?);
         let found = ours.iter().copied().find(|own| {
-            let own = wire(own);
-            theirs.transforms.contains(&own)
+            let (kind, id, bits) = wire(own);
+            let fits =
+                |it: &Transform| it.kind == kind && it.id == id && it.key_length() == Ok(bits);
+            theirs.transforms.iter().any(fits)
         });
         if found.is_none() {
-            differences.push(Difference {
-                what: names::kind(first.kind),
+            differences.add(|| Difference {
+                what: names::kind(kind),
                 ours: join(ours),
-                theirs: names::alternatives(theirs, first.kind),
+                theirs: names::alternatives(theirs, kind),
             });
         }
         found
@@ -212,7 +256,7 @@ impl Own {
         theirs: &Proposal,
         kind: TransformType,
         ours: &[T],
-        differences: &mut Vec<Difference>,
+        differences: &mut Differences,
     ) -> bool {
         if !ours.is_empty() {
             return false;
@@ -221,7 +265,7 @@ impl Own {
         let mut offered = theirs.transforms.iter().filter(|transform| transform.kind == kind);
         let has_none = offered.clone().any(|transform| *transform == none);
         if !has_none && offered.next().is_some() {
-            differences.push(Difference {
+            differences.add(|| Difference {
                 what: names::kind(kind),
                 ours: "none".to_string(),
                 theirs: names::alternatives(theirs, kind),

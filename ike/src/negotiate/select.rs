@@ -7,7 +7,7 @@ use sa_store::{EspSpi, EspSuite, EspTransform, IkeSpi, KeGroup};
 
 use super::{
     mismatch::{Difference, MAX_PAIRS, Mismatch, ProposalDiff},
-    own::{Common, Own, Pfs, of_esp, of_ike},
+    own::{Common, Differences, Own, Pfs, of_esp, of_ike},
 };
 use crate::{
     config::{EspProposal, IkeProposal, IkeSuite},
@@ -98,6 +98,19 @@ pub fn select_ike(
             ike_spi_fits(spi, rekey)
         })?;
     ike_choice(number, common, &spi)
+}
+
+/// As [`select_ike`] for the first IKE SA, without a word about what differs: everybody may ask,
+/// and words are expensive.
+#[must_use]
+pub fn find_ike(configured: &[IkeProposal], offered: &SecurityAssociation) -> Option<IkeChoice> {
+    let own = of_ike(configured);
+    let mut pairs = own.iter().flat_map(|ours| offered.proposals.iter().map(move |it| (ours, it)));
+    let (number, common, spi) = pairs.find_map(|(ours, theirs)| {
+        let common = ours.common(theirs, &mut Differences::new(false))?;
+        ike_spi_fits(&theirs.spi, false).then_some((theirs.number, common, &theirs.spi))
+    })?;
+    ike_choice(number, common, spi).ok()
 }
 
 /// Chooses among a peer's proposals for a Child SA.
@@ -211,16 +224,17 @@ fn select<'o>(
     let mut mismatch = Mismatch { their_proposals: theirs.len(), ..Mismatch::default() };
     for (ours, our_number) in own {
         for proposal in theirs {
-            let differences = match ours.common(proposal) {
-                Ok(common) if spi_fits(&proposal.spi) => {
+            let mut differences = Differences::new(mismatch.pairs.len() < MAX_PAIRS);
+            let differences = match ours.common(proposal, &mut differences) {
+                Some(common) if spi_fits(&proposal.spi) => {
                     return Ok((proposal.number, common, proposal.spi.clone()));
                 }
-                Ok(_) => vec![Difference {
+                Some(_) => vec![Difference {
                     what: "SPI",
                     ours: "one that may exist".to_string(),
                     theirs: alloc::format!("{:?}", proposal.spi),
                 }],
-                Err(differences) => differences,
+                None => differences.into_list(),
             };
             if mismatch.pairs.len() < MAX_PAIRS {
                 mismatch.pairs.push(ProposalDiff {

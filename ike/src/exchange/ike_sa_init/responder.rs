@@ -14,7 +14,7 @@ use crate::{
     exchange::ike_auth,
     input::CompletionResult,
     keys::Skeyseed,
-    negotiate::{IkeChoice, KeDecision, Mismatch, ke_decision, select_ike},
+    negotiate::{IkeChoice, KeDecision, find_ike, ke_decision, select_ike},
     output::{RequestKind, Ticket},
     sa::{
         IkeSa,
@@ -92,7 +92,7 @@ pub(crate) fn on_first_request(
         return None;
     }
     match choose(shared, path, payloads) {
-        Ok((connection, choice)) => match ke_decision(Some(choice.suite.group), Some(ke)) {
+        Some((connection, choice)) => match ke_decision(Some(choice.suite.group), Some(ke)) {
             KeDecision::Use(group) if ke.data.len() == group.public_len() => {
                 let public = (group, ke.data.to_vec());
                 let nonce_i = nonce.0.to_vec();
@@ -109,9 +109,8 @@ pub(crate) fn on_first_request(
                 None
             }
         },
-        Err((connection, failure)) => {
-            let tunnel = connection.map(|it| it.tunnel);
-            shared.hint(tunnel, path.remote, failure);
+        None => {
+            why_not(shared, path, payloads);
             let notify = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN);
             reply(shared, path, &header, notify, datagram.len());
             None
@@ -162,38 +161,51 @@ fn reply(
 
 type Chosen = (Arc<Connection>, IkeChoice);
 
-fn choose(
-    shared: &mut Shared,
-    path: Endpoints,
-    payloads: &Payloads<'_>,
-) -> Result<Chosen, (Option<Arc<Connection>>, Failure)> {
-    let candidates = connections::by_address(&shared.connections, path);
-    let Some(offered) = payloads.sa() else {
-        return Err((None, Failure::new(FailureCode::InvalidSyntax, "there is no SA payload")));
-    };
-    let mut first: Option<(Arc<Connection>, Mismatch)> = None;
-    for connection in candidates {
-        match select_ike(&connection.proposals, offered, false) {
-            Ok(choice) => return Ok((connection, choice)),
-            Err(mismatch) if first.is_none() => first = Some((connection, mismatch)),
-            Err(_) => {}
+/// Lists of proposals that are remembered as tried: most tunnels have the same one.
+const TRIED: usize = 8;
+
+/// Cheap, whatever is offered: everybody can ask, as often as they like, and get no cookie.
+fn choose(shared: &Shared, path: Endpoints, payloads: &Payloads<'_>) -> Option<Chosen> {
+    let offered = payloads.sa()?;
+    let mut tried: Vec<Arc<Connection>> = Vec::with_capacity(TRIED);
+    for connection in connections::by_address(&shared.connections, path) {
+        if tried.iter().any(|it| it.proposals == connection.proposals) {
+            continue;
+        }
+        if let Some(choice) = find_ike(&connection.proposals, offered) {
+            return Some((connection, choice));
+        }
+        if tried.len() < TRIED {
+            tried.push(connection);
         }
     }
-    match first {
-        Some((connection, mismatch)) => {
-            let failure = Failure::new(FailureCode::NoProposalChosen, format!("{mismatch}"));
-            Err((Some(connection), failure))
+    None
+}
+
+/// Why [`choose`] found nothing, for the operator.
+fn why_not(shared: &mut Shared, path: Endpoints, payloads: &Payloads<'_>) {
+    let nearest = connections::by_address(&shared.connections, path).into_iter().next();
+    if nearest.is_none() {
+        shared.counters.no_tunnel += 1;
+    }
+    if !shared.hears_hints() {
+        return;
+    }
+    let (code, message) = match (&nearest, payloads.sa()) {
+        (Some(connection), Some(offered)) => {
+            let mismatch = select_ike(&connection.proposals, offered, false).err();
+            (FailureCode::NoProposalChosen, format!("{}", mismatch.unwrap_or_default()))
         }
-        None => {
-            shared.counters.no_tunnel += 1;
+        _ => {
             let message = format!(
                 "{} wants a tunnel with {}, and none is configured for these addresses",
                 path.remote.ip(),
                 path.local.ip()
             );
-            Err((None, Failure::new(FailureCode::NoMatchingTunnel, message)))
+            (FailureCode::NoMatchingTunnel, message)
         }
-    }
+    };
+    shared.hint(nearest.map(|it| it.tunnel), path.remote, Failure::new(code, message));
 }
 
 fn open(

@@ -17,6 +17,8 @@ pub struct Status<'a> {
     no_sa: u64,
     ike_dropped: std::collections::BTreeMap<&'a str, u64>,
     internal_errors: u64,
+    dropped: std::collections::BTreeMap<&'a str, u64>,
+    warnings: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -149,6 +151,8 @@ impl<'a> From<&'a proto::GetStatusResponse> for Status<'a> {
             no_sa: status.no_sa,
             ike_dropped: status.ike_dropped.iter().map(|c| (&*c.reason, c.count)).collect(),
             internal_errors: status.internal_errors,
+            dropped: status.dropped.iter().map(|c| (&*c.reason, c.count)).collect(),
+            warnings: &status.warnings,
         }
     }
 }

@@ -72,6 +72,10 @@ pub fn status(
         out.push_str(&style.paint(Tone::Bad, &text));
     }
     out.push('\n');
+    for warning in &now.warnings {
+        let text = format!("warning: {}", clean(warning));
+        let _ = writeln!(out, "{}", style.paint(Tone::Busy, &text));
+    }
     let earlier = before.map(|(before, span)| (counters(before), span));
     let mut tunnels: Vec<&Tunnel> = now.tunnels.iter().collect();
     tunnels.sort_by_key(|tunnel| severity(tunnel));

@@ -119,9 +119,22 @@ fn json_is_the_documented_document() {
         "installed_s":12,"rekey_in_s":3265,"expires_in_s":3960,
         "draining":[],"passed_over":[],"uncovered":{"local":[],"remote":[]}}],"last_error":null,
         "held":false,"next_attempt_in_s":null}],
-        "no_sa":0,"ike_dropped":{},"internal_errors":0}"#;
+        "no_sa":0,"ike_dropped":{},"internal_errors":0,"dropped":{},"warnings":[]}"#;
     let documented: String = documented.lines().map(str::trim).collect();
     assert_eq!(document, documented);
+}
+
+#[test]
+fn what_the_operator_should_change_stands_above_the_tunnels() {
+    let mut status = status(vec![up()]);
+    status.warnings = vec!["forwarding is off: sysctl -w x=1\u{1b}".into()];
+    let text = render::status(&status, None, Style::Plain);
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("site-a: 1 of 1 tunnel up"));
+    assert_eq!(lines.next(), Some("warning: forwarding is off: sysctl -w x=1\u{fffd}"));
+    assert_eq!(lines.next(), Some(""));
+    let json = serde_json::to_value(json::Status::from(&status)).unwrap();
+    assert_eq!(json["warnings"][0], "forwarding is off: sysctl -w x=1\u{1b}");
 }
 
 #[test]

@@ -375,6 +375,9 @@ fn write_tunnel(text: &mut String, tunnel: &Tunnel) -> std::fmt::Result {
         if child.rekey_s > 0 {
             write!(esp, ", rekey = \"{}s\"", child.rekey_s)?;
         }
+        if child.rekey_packets > 0 {
+            write!(esp, ", rekey_packets = {}", child.rekey_packets)?;
+        }
         writeln!(text, "esp = {{ {esp} }}")?;
         if !child.bypass.is_empty() {
             writeln!(text, "bypass = {}", list(&child.bypass))?;

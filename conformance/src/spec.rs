@@ -57,6 +57,8 @@ pub struct Child {
     pub esp: Vec<String>,
     /// Seconds until this gateway rekeys it; 0 for "not during this scenario".
     pub rekey_s: u32,
+    /// Packets after which it is rekeyed; 0 for never (`Postern` only).
+    pub rekey_packets: u32,
     /// Selectors inside the networks that stay clear (`Postern` only).
     pub bypass: Vec<String>,
 }
@@ -75,6 +77,7 @@ impl Child {
             remote: vec![remote.to_owned()],
             esp: vec![ESP.to_owned()],
             rekey_s: 0,
+            rekey_packets: 0,
             bypass: Vec::new(),
         }
     }
@@ -94,6 +97,7 @@ impl Tunnel {
             local: child.remote.clone(),
             remote: child.local.clone(),
             rekey_s: 0,
+            rekey_packets: 0,
             bypass: Vec::new(),
             ..child.clone()
         });

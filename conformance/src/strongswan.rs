@@ -20,6 +20,9 @@ use crate::wait;
 
 const CHARON: &str = "/usr/sbin/charon-systemd";
 
+/// Options for a strongSwan that writes the keys of its Child SAs into its log.
+pub const KEYS_LOGGED: &str = "filelog {\n f {\n chd = 4\n }\n }";
+
 /// What differs from the defaults of Debian's package.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -175,6 +178,14 @@ impl Strongswan {
         drop(self.process.borrow_mut().take());
     }
 
+    /// Stops it for good where it is: it neither sends nor answers.
+    pub fn freeze(&self) -> Outcome {
+        match self.process.borrow().as_ref() {
+            Some(process) => process.signal("STOP"),
+            None => Err(Failure::new("strongSwan is not started")),
+        }
+    }
+
     /// Ends it as `systemctl stop` does: it deletes its SAs first.
     pub fn stop(&self) -> Outcome {
         match self.process.borrow_mut().take() {
@@ -186,6 +197,31 @@ impl Strongswan {
     /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("charon.log")).unwrap_or_default()
+    }
+
+    /// The key of the newest Child SA for what it sends, with its salt, in hexadecimal. It is in
+    /// the log with [`KEYS_LOGGED`] among the options.
+    pub fn sending_key(&self, initiator: bool) -> Outcome<String> {
+        let role = if initiator { "initiator" } else { "responder" };
+        let log = self.log();
+        let (_, behind) = log
+            .rsplit_once(&format!("encryption {role} key => "))
+            .ok_or_else(|| Failure::new("strongSwan has logged no key"))?;
+        let mut lines = behind.lines();
+        let length: usize = lines
+            .next()
+            .and_then(|head| head.split_whitespace().next()?.parse().ok())
+            .unwrap_or_default();
+        // Sixteen octets a line, behind the offset and a colon.
+        let mut key = String::new();
+        for line in lines.take(length.div_ceil(16)) {
+            let octets = line.split_once("[CHD]").and_then(|(_, rest)| rest.split_once(": "));
+            let octets = octets.map_or("", |(_, octets)| octets);
+            let left = (length - key.len() / 2).min(16);
+            key.extend(octets.split_whitespace().take(left));
+        }
+        ensure(length > 0 && key.len() == length * 2, || format!("no key of {length}: `{key}`"))?;
+        Ok(key)
     }
 
     fn socket(&self) -> PathBuf {

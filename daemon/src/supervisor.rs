@@ -8,7 +8,10 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -32,7 +35,7 @@ use tokio::{
 use crate::{
     config::{Config, InlineConfig, OnStop},
     control::{
-        grpc::{self, NodeCounters, Service},
+        grpc::{self, NodeStatus, Service},
         reload::{Reloader, Settings},
         socket::ControlSocket,
     },
@@ -118,10 +121,10 @@ pub(crate) fn run(path: PathBuf, config: Config) -> Result<(), StartError> {
         .map_err(|error| StartError::System("there are no threads", error))?;
     let settings = Settings::of(&config);
     let engine = Engine::start(&config.inline)?;
-    let Engine { handle, inline, thread } = engine;
+    let Engine { handle, inline, overload, thread } = engine;
     let steering = steering(&config.inline);
     let reloader = Arc::new(Reloader::new(path, handle.clone(), settings));
-    let served = runtime.block_on(serve(config, handle, &inline, &reloader, &socket));
+    let served = runtime.block_on(serve(config, handle, (&inline, &overload), &reloader, &socket));
     // Tasks that still hold a way to the driver end with their runtime, and then the driver does.
     runtime.shutdown_timeout(HANG_UP);
     let on_stop = reloader.settings().on_stop;
@@ -180,6 +183,8 @@ fn steering(config: &InlineConfig) -> SteeringConfig {
 struct Engine {
     handle: Handle,
     inline: InlineHandle,
+    /// IKE datagrams for which there was no room.
+    overload: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -190,6 +195,7 @@ impl Engine {
         let engines = Engines::calibrated(&mut || clock.now().as_nanos());
         let live = Arc::new(LiveTable::new());
         let (wire, driver_side) = driver::wire_channel();
+        let overload = Arc::<AtomicU64>::default();
         let backend = InlineBackend::start(
             fastpath::InlineConfig {
                 steering: steering(config),
@@ -198,7 +204,7 @@ impl Engine {
                 ..fastpath::InlineConfig::default()
             },
             Arc::clone(&live),
-            sink(&wire),
+            sink(&wire, &overload),
         )
         .map_err(StartError::DataPlane)?;
         let inline = backend.handle();
@@ -213,16 +219,18 @@ impl Engine {
         let transmit = transmit(&inline);
         let thread = driver::spawn(gateway, clock, random, inbox, driver_side, transmit)
             .map_err(|error| StartError::System("there are no threads", error))?;
-        Ok(Self { handle, inline, thread })
+        Ok(Self { handle, inline, overload, thread })
     }
 }
 
-/// From the wire to the driver; what it cannot take is dropped as a full socket would.
-fn sink(wire: &WireSide) -> fastpath::IkeSink {
-    let datagrams = wire.datagrams.clone();
+/// From the wire to the driver; what it cannot take is dropped as a full socket would, and counted.
+fn sink(wire: &WireSide, overload: &Arc<AtomicU64>) -> fastpath::IkeSink {
+    let (datagrams, overload) = (wire.datagrams.clone(), Arc::clone(overload));
     Arc::new(move |arrived: IkeDatagram| {
         let path = Endpoints { local: arrived.local, remote: arrived.remote };
-        let _ = datagrams.try_send(Datagram { path, payload: arrived.message });
+        if datagrams.try_send(Datagram { path, payload: arrived.message }).is_err() {
+            overload.fetch_add(1, Ordering::Relaxed);
+        }
     })
 }
 
@@ -254,7 +262,7 @@ enum Stopped {
 async fn serve(
     config: Config,
     handle: Handle,
-    inline: &InlineHandle,
+    (inline, overload): (&InlineHandle, &Arc<AtomicU64>),
     reloader: &Arc<Reloader>,
     socket: &ControlSocket,
 ) -> Result<Stopped, StartError> {
@@ -275,16 +283,24 @@ async fn serve(
         Ok(Outcome::Failed { message, .. }) => return Err(StartError::Apply(message)),
         Err(_) => return Err(StartError::Apply("the gateway ended".into())),
     }
-    for warning in inline.warnings() {
-        tracing::warn!("{warning}");
-    }
-    let counters = inline.clone();
+    let (inline, overload) = (inline.clone(), Arc::clone(overload));
     let service = Service::new(
         handle.clone(),
         Arc::clone(reloader),
         Arc::new(move || {
-            let now = counters.counters();
-            NodeCounters { no_sa: now.no_sa, panics: now.panics }
+            let now = inline.counters();
+            NodeStatus {
+                no_sa: now.no_sa,
+                panics: now.panics,
+                dropped: vec![
+                    ("policy", now.policy),
+                    ("malformed", now.malformed),
+                    ("too-big", now.too_big),
+                    ("send-failed", now.send_failed),
+                ],
+                ike_overload: overload.load(Ordering::Relaxed),
+                warnings: inline.warnings(),
+            }
         }),
     );
     let listener = socket

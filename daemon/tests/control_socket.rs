@@ -10,13 +10,13 @@ use std::{
 };
 
 use api::postern::v1::{
-    ActRequest, EventsRequest, GetStatusRequest, GetVersionRequest, ReloadRequest,
+    ActRequest, Count, EventsRequest, GetStatusRequest, GetVersionRequest, ReloadRequest,
     control_client::ControlClient,
 };
 use daemon::{
     config,
     control::{
-        grpc::{self, NodeCounters, Service},
+        grpc::{self, NodeStatus, Service},
         reload::{Reloader, Settings},
         socket::ControlSocket,
     },
@@ -66,7 +66,13 @@ impl World {
         let service = Service::new(
             handle,
             Arc::new(reloader),
-            Arc::new(|| NodeCounters { no_sa: 7, panics: 2 }),
+            Arc::new(|| NodeStatus {
+                no_sa: 7,
+                panics: 2,
+                dropped: vec![("malformed", 4)],
+                ike_overload: 5,
+                warnings: vec!["something is off".into()],
+            }),
         );
         let socket = ControlSocket::bind(&folder.join("control.sock")).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -195,7 +201,12 @@ async fn status_goes_through_whole() {
     }
     let status = asking.await.unwrap();
     assert_eq!((status.gateway.as_str(), status.no_sa, status.internal_errors), ("site-a", 7, 3));
-    assert_eq!((&*status.ike_dropped[0].reason, status.ike_dropped[0].count), ("version", 9));
+    let counts =
+        |all: &[Count]| all.iter().map(|one| (one.reason.clone(), one.count)).collect::<Vec<_>>();
+    let named = |reason: &str, count| (reason.to_owned(), count);
+    assert_eq!(counts(&status.ike_dropped), [named("version", 9), named("overload", 5)]);
+    assert_eq!(counts(&status.dropped), [named("malformed", 4)]);
+    assert_eq!(status.warnings, ["something is off"]);
     let tunnel = &status.tunnels[0];
     assert_eq!((&*tunnel.state, tunnel.next_attempt_in_s), ("connecting", Some(4)));
     assert_eq!(tunnel.local.as_ref().unwrap().address, "");

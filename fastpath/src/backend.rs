@@ -20,7 +20,7 @@ use crate::{
     control::Control,
     error::Error,
     io::{Tun, WireConfig, WireSockets},
-    steer::Steering,
+    steer::{Obstacles, Steering},
     worker::{IkeSink, Shared, Workers, guard::give_up},
 };
 
@@ -47,8 +47,8 @@ pub(crate) struct Outbox {
     pub used: AtomicU64,
     /// The control thread should end.
     pub stop: AtomicBool,
-    /// What an operator should change; see [`InlineHandle::warnings`].
-    pub warnings: Mutex<Vec<String>>,
+    /// See [`InlineHandle::warnings`].
+    pub obstacles: Mutex<Obstacles>,
 }
 
 /// A lock that a panicked thread left behind still guards valid data here: every change is one
@@ -135,10 +135,12 @@ impl InlineHandle {
         }
     }
 
-    /// What an operator should change in the system for traffic to pass.
+    /// What an operator should change for traffic to pass, as the system is now. Reads kernel
+    /// settings in the network namespace of the caller.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        locked(&self.outbox.warnings).clone()
+        let obstacles = locked(&self.outbox.obstacles).clone();
+        obstacles.warnings()
     }
 }
 

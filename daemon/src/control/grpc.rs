@@ -30,30 +30,36 @@ const MAX_REQUEST: usize = 64 << 10;
 /// The status of very many tunnels is large.
 const MAX_ANSWER: usize = 256 << 20;
 
-/// What the data plane counts for the whole node, read when somebody asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct NodeCounters {
+/// What the data plane says for the whole node, when somebody asks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeStatus {
     /// Packets for no known SA.
     pub no_sa: u64,
     /// Bursts given up because a worker's own code failed.
     pub panics: u64,
+    /// Packets that were dropped and belong to no SA, by reason.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// IKE datagrams for which there was no room.
+    pub ike_overload: u64,
+    /// What an operator should change in the system.
+    pub warnings: Vec<String>,
 }
 
-/// Reads the counters of the data plane.
-pub type ReadCounters = Arc<dyn Fn() -> NodeCounters + Send + Sync>;
+/// Asks the data plane.
+pub type ReadNode = Arc<dyn Fn() -> NodeStatus + Send + Sync>;
 
 /// Answers the control protocol.
 pub struct Service {
     handle: Handle,
     reloader: Arc<Reloader>,
-    counters: ReadCounters,
+    node: ReadNode,
 }
 
 impl Service {
     /// A service on the gateway behind `handle`.
     #[must_use]
-    pub fn new(handle: Handle, reloader: Arc<Reloader>, counters: ReadCounters) -> Self {
-        Self { handle, reloader, counters }
+    pub fn new(handle: Handle, reloader: Arc<Reloader>, node: ReadNode) -> Self {
+        Self { handle, reloader, node }
     }
 
     async fn act(
@@ -108,7 +114,7 @@ impl Control for Service {
             }
         }
         let name = self.reloader.settings().name;
-        Ok(Response::new(translate::status(name, snapshot, (self.counters)())))
+        Ok(Response::new(translate::status(name, snapshot, (self.node)())))
     }
 
     async fn up(&self, request: Request<ActRequest>) -> Result<Response<ActResponse>, Status> {

@@ -8,14 +8,14 @@ use ike::view::{ChildState, IkeState};
 use sa_store::Instant;
 
 use crate::{
-    control::grpc::NodeCounters,
+    control::grpc::NodeStatus,
     runtime::handle::{Snapshot, TimedEvent},
 };
 
 pub(super) fn status(
     gateway: String,
     snapshot: Snapshot,
-    node: NodeCounters,
+    node: NodeStatus,
 ) -> proto::GetStatusResponse {
     let Snapshot { status, now, internal_errors } = snapshot;
     let Status { tunnels, no_sa: counted, ike_dropped } = status;
@@ -23,12 +23,15 @@ pub(super) fn status(
         gateway,
         tunnels: tunnels.into_iter().map(|t| tunnel(t, now)).collect(),
         no_sa: node.no_sa.saturating_add(counted),
-        ike_dropped: ike_dropped
-            .into_iter()
-            .map(|(reason, count)| proto::Count { reason: reason.into(), count })
-            .collect(),
+        ike_dropped: counts(ike_dropped.into_iter().chain([("overload", node.ike_overload)])),
         internal_errors: internal_errors.saturating_add(node.panics),
+        dropped: counts(node.dropped),
+        warnings: node.warnings,
     }
+}
+
+fn counts(all: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<proto::Count> {
+    all.into_iter().map(|(reason, count)| proto::Count { reason: reason.into(), count }).collect()
 }
 
 fn tunnel(tunnel: TunnelStatus, now: Instant) -> proto::Tunnel {

@@ -36,7 +36,8 @@ use crate::{
 
 /// How often SAs are looked at for lifetimes and for what was heard.
 const TICK: u64 = 1_000_000_000;
-/// How often path MTUs are asked for anew: a path may have grown.
+/// How often path MTUs are asked for anew, since a path may have grown, and the system is looked
+/// at for what stands in the way.
 const MTU_AGE: u64 = 30 * TICK;
 /// A hard time limit is `ike`'s; the data plane stops an SA this much later by itself.
 const DEAD_MAN: Duration = Duration::from_secs(60);
@@ -59,6 +60,8 @@ pub(crate) struct Control {
     steered: Option<Vec<Rule>>,
     next_tick: u64,
     next_mtu: u64,
+    /// What the operator was warned of at the last look.
+    warned: Vec<String>,
 }
 
 impl Control {
@@ -83,6 +86,7 @@ impl Control {
             steered: None,
             next_tick: 0,
             next_mtu: 0,
+            warned: Vec::new(),
         }
     }
 
@@ -380,14 +384,15 @@ impl Control {
         Ok(())
     }
 
+    /// Logs the warnings that were not there at the last look.
     fn report_warnings(&mut self) {
-        let mut known = locked(&self.outbox.warnings);
-        for warning in self.steering.take_warnings() {
-            if !known.contains(&warning) {
-                tracing::warn!("{warning}");
-                known.push(warning);
-            }
+        let obstacles = self.steering.obstacles();
+        let warnings = obstacles.warnings();
+        for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+            tracing::warn!("{warning}");
         }
+        *locked(&self.outbox.obstacles) = obstacles.clone();
+        self.warned = warnings;
     }
 
     /// Gives the workers new tables and waits until none of them uses the old ones: what was
@@ -467,6 +472,7 @@ impl Control {
                     self.measure(outbound);
                 }
             }
+            self.report_warnings();
         }
         self.outbox.tell(told);
     }

@@ -56,7 +56,7 @@ pub(super) fn configure(interface: &str) -> Vec<String> {
 
 /// What the policies want of the system.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Needs {
+pub(crate) struct Needs {
     /// IPv4 packets of others are forwarded.
     pub forwards_v4: bool,
     /// IPv6 packets of others are forwarded.
@@ -65,9 +65,22 @@ pub(super) struct Needs {
     pub covers_wire: bool,
 }
 
-/// What an operator should change for traffic to pass.
-pub(super) fn warnings(needs: Needs) -> Vec<String> {
-    warnings_at(Path::new(ROOT), needs)
+/// What may stand in the way of traffic.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Obstacles {
+    /// What could not be set at our own interface.
+    pub faults: Vec<String>,
+    /// What the policies want of the rest.
+    pub needs: Needs,
+}
+
+impl Obstacles {
+    /// What an operator should change for traffic to pass, as the system is now.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut all = self.faults.clone();
+        all.extend(warnings_at(Path::new(ROOT), self.needs));
+        all
+    }
 }
 
 fn warnings_at(root: &Path, needs: Needs) -> Vec<String> {
@@ -94,23 +107,29 @@ fn warnings_at(root: &Path, needs: Needs) -> Vec<String> {
              spoofed; sysctl -w net.ipv4.conf.all.rp_filter=2"
                 .to_owned(),
         );
-    } else if needs.covers_wire && strict_somewhere(root) {
-        all.push(
-            "a policy covers the peer's own address and an interface has rp_filter 1 (strict): \
-             packets of the peer may be dropped as spoofed; set it to 2"
-                .to_owned(),
-        );
+    } else if needs.covers_wire
+        && let Some(name) = strict_somewhere(root)
+    {
+        // A dot in the name of an interface is a slash in the name of a setting.
+        let setting = name.replace('.', "/");
+        all.push(format!(
+            "a policy covers the peer's own address and rp_filter of {name} is 1 (strict): \
+             packets of the peer may be dropped as spoofed; \
+             sysctl -w net.ipv4.conf.{setting}.rp_filter=2"
+        ));
     }
     all
 }
 
-fn strict_somewhere(root: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(root.join("ipv4/conf")) else { return false };
-    entries
+/// The first interface that checks sources strictly.
+fn strict_somewhere(root: &Path) -> Option<String> {
+    fs::read_dir(root.join("ipv4/conf"))
+        .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| name != "default")
-        .any(|name| read_at(root, "ipv4", &name, "rp_filter") == Some(1))
+        .filter(|name| read_at(root, "ipv4", name, "rp_filter") == Some(1))
+        .min()
 }
 
 #[cfg(test)]
@@ -173,6 +192,7 @@ mod tests {
         assert_eq!(lan.warnings(Needs::default()), [""; 0]);
         let covers = Needs { covers_wire: true, ..Needs::default() };
         assert!(lan.warnings(covers)[0].contains("covers the peer's own address"));
+        assert!(lan.warnings(covers)[0].ends_with("sysctl -w net.ipv4.conf.lan.rp_filter=2"));
         let all = Fake::new("all", &[("ipv4/conf/all/rp_filter", "1")]);
         assert!(all.warnings(Needs::default())[0].contains("all.rp_filter=2"));
     }

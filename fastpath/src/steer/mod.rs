@@ -23,7 +23,11 @@ use std::{
 
 use sa_store::Prefix;
 
-pub(crate) use self::netlink::{Changes, Watch};
+use self::checks::Needs;
+pub(crate) use self::{
+    checks::Obstacles,
+    netlink::{Changes, Watch},
+};
 
 use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule};
 use crate::{
@@ -163,6 +167,11 @@ fn assert_block(config: &SteeringConfig, netlink: &mut Netlink) -> Result<(), Er
     Ok(())
 }
 
+/// The address of the TUN interface, which nothing is sent from or to (RFC 7600 §4.8). Where the
+/// kernel checks sources loosely (rp_filter 2, the default of many systems) it still drops
+/// everything that comes from an interface without any address.
+const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 /// Steering of one process.
 #[derive(Debug)]
 pub(crate) struct Steering {
@@ -173,7 +182,7 @@ pub(crate) struct Steering {
     mtu: u32,
     /// Routes in the table of source addresses.
     sources: BTreeSet<Route>,
-    warnings: Vec<String>,
+    obstacles: Obstacles,
     /// Whether rules stand that protect something and must not be missing for a moment.
     cover: bool,
 }
@@ -192,13 +201,17 @@ impl Steering {
             .into_iter()
             .collect();
         let cover = nft::stands(&config);
-        Ok(Self { config, netlink, interface: 0, mtu: 0, sources, warnings: Vec::new(), cover })
+        let obstacles = Obstacles::default();
+        Ok(Self { config, netlink, interface: 0, mtu: 0, sources, obstacles, cover })
     }
 
     /// Opens the way through the TUN interface.
     pub(crate) fn attach(&mut self, interface: u32, mtu: u32) -> Result<(), Error> {
         self.interface = interface;
-        self.warnings = checks::configure(&self.config.interface);
+        self.obstacles.faults = checks::configure(&self.config.interface);
+        self.netlink.request(Message::add_address(interface, DUMMY)).map_err(|source| {
+            Error::Netlink { what: format!("give {} an address", self.config.interface), source }
+        })?;
         self.set_mtu(mtu)?;
         self.assert_way()
     }
@@ -292,19 +305,14 @@ impl Steering {
                     && rule.remote.contains(Span::bits(*peer))
             })
         });
-        self.warnings.extend(checks::warnings(checks::Needs {
-            forwards_v4: forwards(true),
-            forwards_v6: forwards(false),
-            covers_wire,
-        }));
-        self.warnings.sort_unstable();
-        self.warnings.dedup();
+        self.obstacles.needs =
+            Needs { forwards_v4: forwards(true), forwards_v6: forwards(false), covers_wire };
         Ok(())
     }
 
-    /// Takes the warnings that came up since the last call.
-    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.warnings)
+    /// What may stand in the way of traffic.
+    pub(crate) const fn obstacles(&self) -> &Obstacles {
+        &self.obstacles
     }
 
     /// Routes that give this machine's own packets a source address inside the local selectors.

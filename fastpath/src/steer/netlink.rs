@@ -1,6 +1,10 @@
 //! The little of rtnetlink that steering needs: links, routes and rules.
 
-use std::{io, net::IpAddr, os::fd::OwnedFd};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::OwnedFd,
+};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -30,6 +34,8 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const IFLA_MTU: u16 = 4;
 const IFLA_TXQLEN: u16 = 13;
 
@@ -202,6 +208,15 @@ impl Message {
         body[8..12].copy_from_slice(&1_u32.to_ne_bytes());
         body[12..16].copy_from_slice(&1_u32.to_ne_bytes());
         Self::new(RTM_NEWLINK, ACK, &body).number(IFLA_MTU, mtu).number(IFLA_TXQLEN, TX_QUEUE)
+    }
+
+    /// Gives an interface an address that is never the source of anything beyond its link.
+    pub(crate) fn add_address(index: u32, address: Ipv4Addr) -> Self {
+        let mut body = [libc::AF_INET as u8, 32, 0, SCOPE_LINK, 0, 0, 0, 0];
+        body[4..8].copy_from_slice(&index.to_ne_bytes());
+        Self::new(RTM_NEWADDR, CREATE | REPLACE | ACK, &body)
+            .address(IFA_LOCAL, address.into())
+            .address(IFA_ADDRESS, address.into())
     }
 }
 

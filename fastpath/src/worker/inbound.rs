@@ -68,7 +68,7 @@ impl InboundPath {
         let mut entries: ArrayVec<Entry<'_>, BURST> = ArrayVec::new();
         for (index, message) in messages.iter().enumerate() {
             let start = index * STRIDE;
-            if message.truncated {
+            if message.truncated || message.len == 0 {
                 Stats::count(&shared.stats.malformed);
                 continue;
             }

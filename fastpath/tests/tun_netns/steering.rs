@@ -139,6 +139,23 @@ fn what_others_take_out_is_put_back() {
 }
 
 #[test]
+fn source_checks_of_the_kernel_drop_nothing_that_comes_out_of_a_tunnel() {
+    for strictness in ["1", "2"] {
+        let mut sites = Sites::new();
+        for site in [&sites.a, &sites.b] {
+            site.gateway.within(move || {
+                std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", strictness).unwrap();
+            });
+        }
+        sites.up(&Pairing::nets(), 1);
+        assert!(sites.a.client.pings("10.2.0.2"), "rp_filter {strictness}");
+        assert!(sites.a.gateway.pings("10.2.0.2"), "rp_filter {strictness}, own traffic");
+        sites.a.release();
+        sites.b.release();
+    }
+}
+
+#[test]
 fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
     let remote: Vec<String> =
         (0..10_000_u32).map(|i| format!("172.{}.{}.0/25", 16 + i / 256 / 4, i / 4 % 256)).collect();

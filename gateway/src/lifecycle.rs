@@ -25,6 +25,9 @@ const CALL_AGAIN: Duration = Duration::from_secs(1);
 /// A child that its initiator has not set up by then is asked for by the responder.
 const CHILD_GRACE: Duration = Duration::from_secs(20);
 
+/// A peer counts as silent when a message to it has been sent again this often.
+const SILENT: u32 = 3;
+
 /// A child that was deleted is asked for again after about this long.
 const CHILD_AGAIN: Duration = Duration::from_secs(1);
 
@@ -100,7 +103,10 @@ impl Gateway {
                     }
                 }
             }
-            Event::Failed { tunnel: None, .. } | Event::Retransmitting { .. } => {}
+            Event::Retransmitting { tunnel, remote, tries } => {
+                self.unanswered(now, tunnel, remote, tries);
+            }
+            Event::Failed { tunnel: None, .. } => {}
             Event::PeerMoved { tunnel, old, new } => {
                 if let Some(known) = self.tunnels.get_mut(&tunnel) {
                     for peer in known.ike_sas.values_mut().filter(|peer| peer.remote == old) {
@@ -134,6 +140,17 @@ impl Gateway {
                 Some("narrowed".into()),
                 message,
             );
+        }
+    }
+
+    /// A peer that has said nothing to several calls is named long before it is given up, unless
+    /// something better is known.
+    fn unanswered(&mut self, now: Instant, id: TunnelId, remote: SocketAddr, tries: u32) {
+        let calls = |tunnel: &&Tunnel| matches!(tunnel.phase, Phase::Trying(_));
+        let unexplained = |tunnel: &Tunnel| tunnel.last_error.is_none();
+        if tries >= SILENT && self.tunnels.get(&id).filter(calls).is_some_and(unexplained) {
+            let message = format!("{remote} has not answered {tries} messages so far");
+            self.remember(now, id, &Failure::new(FailureCode::PeerUnreachable, message));
         }
     }
 

@@ -12,6 +12,10 @@ use crate::{
     tunnel::Tunnel,
 };
 
+/// An IKE SA lives at least this much longer than its rekey is due: a few lost messages do not end
+/// a tunnel that is rekeyed often.
+const LEAST_OVERTIME: Duration = Duration::from_secs(30);
+
 /// The connection of a tunnel, without the children an operator holds down.
 pub(crate) fn connection(tunnel: &Tunnel) -> Arc<Connection> {
     let spec = &tunnel.spec;
@@ -25,7 +29,7 @@ pub(crate) fn connection(tunnel: &Tunnel) -> Arc<Connection> {
         auth: spec.auth.clone(),
         proposals: spec.proposals.clone(),
         rekey: spec.rekey,
-        over_time: spec.rekey.map_or(Duration::ZERO, |rekey| rekey / 10),
+        over_time: spec.rekey.map_or(Duration::ZERO, |rekey| (rekey / 10).max(LEAST_OVERTIME)),
         dpd: spec.dpd,
         encap: spec.encap,
         replace_duplicates: true,

@@ -1,11 +1,14 @@
 //! How tunnels come up, stay up and come back.
 
+use std::time::Duration;
+
 use gateway::{
     command::{Command, Outcome},
     read_model::TunnelState,
     spec::{ConnectionSpec, RemoteAddress},
 };
 use hw_offload::Notice;
+use ike::view::IkeState;
 
 use crate::world::{A, B, World, ip, psk, spec};
 
@@ -42,6 +45,23 @@ fn an_always_on_tunnel_never_gives_up_and_its_error_stays_until_it_is_resolved()
     world.apply(A, vec![spec(A, 1)]);
     world.run(90);
     world.expect_up();
+}
+
+#[test]
+fn a_rekey_of_a_short_lifetime_outlives_lost_messages() {
+    let short = ConnectionSpec { rekey: Some(Duration::from_secs(20)), ..spec(A, 1) };
+    let mut world = World::with(short, spec(B, 1));
+    world.run(12);
+    world.expect_up();
+    world.cut = true;
+    world.run(14);
+    // Its rekey is under way, and it is not being deleted.
+    let state = world.tunnel(A).ike_sas[0].state;
+    assert_ne!(state, IkeState::Deleting);
+    world.cut = false;
+    world.run(15);
+    world.expect_up();
+    assert!(world.events(A).iter().any(|(kind, _)| *kind == "ike-rekeyed"));
 }
 
 #[test]

@@ -89,6 +89,26 @@ fn an_unreachable_peer_gives_an_answer() {
 }
 
 #[test]
+fn a_silent_peer_is_named_before_it_is_given_up() {
+    let mut world = World::empty();
+    world.cut = true;
+    world.apply(A, vec![spec(A, 1)]);
+    world.run(5);
+    assert!(world.tunnel(A).last_error.is_none());
+    world.run(10);
+    let failed = world.events(A).iter().any(|(kind, _)| *kind == "failed");
+    let error = world.tunnel(A).last_error.unwrap();
+    assert_eq!((error.code.as_str(), failed), ("peer-unreachable", false));
+    let peer = spec(B, 1).local[0].to_string();
+    assert!(error.message.contains(&peer), "{}", error.message);
+    // It is the first thing that is forgotten when the peer answers.
+    world.cut = false;
+    world.apply(B, vec![spec(B, 1)]);
+    world.run(60);
+    world.expect_up();
+}
+
+#[test]
 fn nobody_can_call_any() {
     let any = ConnectionSpec { remote: vec![RemoteAddress::Any], ..spec(A, 1) };
     let mut world = World::empty();

@@ -10,6 +10,7 @@
 
 pub mod capture;
 pub mod command;
+pub mod course;
 pub mod failure;
 pub mod guest;
 pub mod judge;

@@ -254,9 +254,23 @@ impl Postern {
 
     /// Ends it as `systemctl stop` does.
     pub fn stop(&self) -> Outcome {
+        self.stop_by("TERM")
+    }
+
+    /// Ends it by a signal that asks for a clean stop; it has to end well.
+    pub fn stop_by(&self, signal: &str) -> Outcome {
         let Some(mut process) = self.process.borrow_mut().take() else { return Ok(()) };
-        let status = process.stop("TERM", Duration::from_secs(15))?;
-        ensure(status.success(), || format!("posternd ended with {status} on SIGTERM"))
+        process.must_run()?;
+        let status = process.stop(signal, Duration::from_secs(15))?;
+        ensure(status.code() == Some(0), || format!("posternd ended with {status} on SIG{signal}"))
+    }
+
+    /// Sends the daemon a signal by name.
+    pub fn signal(&self, signal: &str) -> Outcome {
+        match self.process.borrow().as_ref() {
+            Some(process) => process.signal(signal),
+            None => Err(Failure::new("posternd is not started")),
+        }
     }
 
     /// `posternd --release`.

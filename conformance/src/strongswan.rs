@@ -172,6 +172,21 @@ impl Strongswan {
         Ok(children)
     }
 
+    /// How many datagrams the kernel dropped because the daemon had not read its sockets in time.
+    pub fn missed(&self) -> Outcome<u64> {
+        let inside = ["ip", "netns", "exec", &self.namespace, "grep", "^Udp:", "/proc/net/snmp"];
+        let shown = crate::command::must(&inside)?.stdout;
+        // One line of names, one of numbers.
+        let mut lines = shown.lines().map(str::split_whitespace);
+        let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else {
+            return Err(Failure::new(format!("no UDP counters: {shown}")));
+        };
+        let found = names.zip(numbers).find(|(name, _)| *name == "RcvbufErrors");
+        found
+            .and_then(|(_, number)| number.parse().ok())
+            .ok_or_else(|| Failure::new(format!("no RcvbufErrors: {shown}")))
+    }
+
     /// Ends it as `kill -9` does.
     pub fn kill(&self) {
         // Dropping the process kills it.

@@ -44,6 +44,17 @@ pub enum Wire {
     NatBefore(Side),
 }
 
+/// Which messages of IKE are stopped, and which are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ike {
+    /// CREATE_CHILD_SA exchanges are stopped and counted.
+    Creates,
+    /// CREATE_CHILD_SA responses are stopped and counted.
+    Answers,
+    /// INFORMATIONAL exchanges are stopped, CREATE_CHILD_SA responses pass and are counted.
+    Deletes,
+}
+
 impl Side {
     /// The other gateway.
     #[must_use]
@@ -234,7 +245,46 @@ impl Network {
         ))
     }
 
-    /// Takes back [`Network::cut`] and [`Network::lose`].
+    /// Stops these messages of IKE on the wire, in place of what it stopped before, and nothing
+    /// else: ESP in UDP passes. Only for gateways that have moved to port 4500.
+    pub fn hold_ike(&self, what: Ike) -> Outcome {
+        // ESP in UDP starts with an SPI, IKE on port 4500 with four zero octets (RFC 3948 §2.2).
+        // Exchange type and flags are at octets 18 and 19 of IKE's header (RFC 7296 §3.1).
+        let ike = "ether type ip udp dport 4500 @th,64,32 0";
+        let create = format!("{ike} @th,240,8 36");
+        let answer = format!("{create} @th,248,8 & 0x20 == 0x20");
+        let inform = format!("{ike} @th,240,8 37");
+        let lines = match what {
+            Ike::Creates => vec![format!("{create} counter drop")],
+            Ike::Answers => vec![format!("{answer} counter drop")],
+            Ike::Deletes => vec![format!("{answer} counter"), format!("{inform} drop")],
+        };
+        let from = |side: Side| -> String {
+            let port = format!("iifname \"{}\"", side.name());
+            lines.iter().map(|line| format!("{port} {line}\n")).collect()
+        };
+        let rules = from(Side::Left) + &from(Side::Right);
+        self.wire.nft(&format!(
+            "table bridge ike {{ chain forward {{\ntype filter hook forward priority 0\n{rules}}}\n}}"
+        ))
+    }
+
+    /// How many of the messages that [`Network::hold_ike`] counts came from each gateway: left,
+    /// right.
+    pub fn ike_counted(&self) -> Outcome<(u64, u64)> {
+        let listed = self.wire.must(&["nft", "list", "table", "bridge", "ike"])?.stdout;
+        let of = |side: Side| {
+            let from = format!("iifname \"{}\"", side.name());
+            let lines = listed.lines().filter(|line| line.contains(&from));
+            lines
+                .filter_map(|line| line.split("counter packets ").nth(1)?.split(' ').next())
+                .filter_map(|count| count.parse::<u64>().ok())
+                .sum()
+        };
+        Ok((of(Side::Left), of(Side::Right)))
+    }
+
+    /// Takes back [`Network::cut`], [`Network::hold_ike`] and [`Network::lose`].
     pub fn mend(&self) -> Outcome {
         self.wire.nft("")
     }

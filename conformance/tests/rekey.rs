@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use conformance::Outcome;
+use conformance::command::Dialogue;
 use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel};
-use conformance::topology::{Family, Wire};
+use conformance::topology::{Family, Ike, Wire};
 use conformance::traffic::Shape;
+use conformance::{Failure, Outcome, postern, strongswan, wait};
 use serde_json::Value;
 
 /// How many rekeys of each kind from each side.
@@ -74,7 +75,7 @@ fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
                 .map_err(|failure| failure.while_doing(&format!("rekey {round}")))?;
             let fresh = |tunnel: &Value| {
                 let now = what.spis(tunnel);
-                now != before && !now.0.is_empty() && conformance::postern::is_up(tunnel)
+                now != before && !now.0.is_empty() && postern::is_up(tunnel)
             };
             let tunnel = pair.us.wait_tunnel(&format!("rekey {round}"), "site", REKEYED, fresh)?;
             before = what.spis(&tunnel);
@@ -82,7 +83,7 @@ fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
         }
         let report = flow.finish()?;
         report.must_reach(RATE)?;
-        report.must_be_whole()?;
+        pair.must_be_whole(&report)?;
         pair.has_one_of_each()?;
         let child = pair.us.child("site", "net")?;
         for (counter, least) in
@@ -138,35 +139,130 @@ fn ike_by_the_peer_as_initiator() -> Outcome {
     rekey(What::Ike, Starter::Peer, Starter::Peer, PLAIN)
 }
 
-/// Both sides rekey at the same moment, over and over (RFC 7296 §2.8.1, §2.8.2, §2.25).
+/// How two rekeys of the same SA meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meeting {
+    /// Both ends get the other's request while they wait for the answer to their own, then both
+    /// answers, then whatever the other deletes (RFC 7296 §2.8.1, §2.8.2).
+    Crossing,
+    /// Both ask, but one is through before the other's request arrives (RFC 7296 §2.25).
+    Late,
+}
+
+/// What happens, one after the other.
+const MEETINGS: [Meeting; 3] = [Meeting::Crossing, Meeting::Late, Meeting::Crossing];
+
+/// How long one step of a meeting may take: both ends send again what was stopped.
+const STEP: Duration = Duration::from_secs(40);
+
+/// Both sides rekey at the same moment, over and over.
 fn crosswise(what: What) -> Outcome {
     Lab::run(Turn::Alone, Wire::Direct, |lab| {
-        let ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        let mut ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
         let theirs = peer_tunnel(lab, &ours);
-        let pair = Pair::start(lab, std::slice::from_ref(&ours), &[theirs])?;
+        if what == What::Ike {
+            // `postern rekey` would rekey the children too.
+            ours.ike_rekey_s = 5;
+        }
+        let tireless = strongswan::Options {
+            charon: "retransmit_timeout = 1\nretransmit_base = 1\nretransmit_tries = 60".to_owned(),
+            ..strongswan::Options::default()
+        };
+        let pair = Pair::start_with(
+            lab,
+            std::slice::from_ref(&ours),
+            &[theirs],
+            &postern::Options::default(),
+            &tireless,
+        )?;
         pair.bring_up(Starter::Us, &ours)?;
         let mut flow = lab.flow(Family::V4, &Shape::default())?;
         flow.start()?;
         flow.flows(200, UP)?;
-        for round in 1..=10 {
-            let before = what.spis(&pair.us.tunnel("site")?);
-            // `swanctl` only hands the wish over, so that both requests cross on the wire.
-            what.rekey_by(Starter::Peer, &pair)?;
-            what.rekey_by(Starter::Us, &pair).or_else(|failure| {
-                // The peer's rekey may already have replaced what ours was about.
-                let now = what.spis(&pair.us.tunnel("site")?);
-                if now == before { Err(failure) } else { Ok(()) }
-            })?;
-            pair.us.wait_tunnel(&format!("rekey {round}"), "site", REKEYED, |tunnel| {
-                what.spis(tunnel) != before && conformance::postern::is_up(tunnel)
-            })?;
+        for (round, meeting) in MEETINGS.iter().enumerate() {
+            meet(what, *meeting, lab, &pair)
+                .map_err(|failure| failure.while_doing(&format!("meeting {round}, {meeting:?}")))?;
             flow.flows(100, UP)?;
         }
-        let report = flow.finish()?;
-        report.must_be_whole()?;
         pair.has_one_of_each()?;
+        let report = flow.finish()?;
+        report.must_reach(RATE)?;
+        pair.must_be_whole(&report)?;
         ensure_protected(lab, 1000)
     })
+}
+
+/// Makes both ends rekey at once for certain: the wire holds IKE back until both have asked, then
+/// until both have answered, then until both have got the answers.
+fn meet(what: What, meeting: Meeting, lab: &Lab, pair: &Pair) -> Outcome {
+    let decided = collisions(pair, what);
+    if what == What::Ike {
+        pair.us.wait_tunnel("our rekey to be near", "site", STEP, |tunnel| {
+            tunnel["ike_sas"][0]["rekey_in_s"].as_u64().is_some_and(|left| (2..=4).contains(&left))
+        })?;
+    }
+    let before = what.spis(&pair.us.tunnel("site")?);
+    lab.net.hold_ike(Ike::Creates)?;
+    what.rekey_by(Starter::Peer, pair)?;
+    let line = pair.us.cli_line(&["rekey", "site/net"]);
+    let argv: Vec<&str> = line.iter().map(String::as_str).collect();
+    // It waits for the outcome, of which the wire decides.
+    let _waiting = match what {
+        What::Child => Some(Dialogue::start("postern", &argv, false)?),
+        What::Ike => None,
+    };
+    both(lab, "both ends to ask")?;
+    if meeting == Meeting::Crossing {
+        lab.net.hold_ike(Ike::Answers)?;
+        both(lab, "both ends to answer")?;
+        lab.net.hold_ike(Ike::Deletes)?;
+        both(lab, "both ends to get the answer")?;
+    }
+    lab.net.mend()?;
+    pair.us.wait_tunnel("the successor", "site", STEP, |tunnel| {
+        let now = what.spis(tunnel);
+        now != before && !now.0.is_empty() && postern::is_up(tunnel)
+    })?;
+    if meeting == Meeting::Crossing {
+        wait::until("strongSwan to decide a collision", STEP, || {
+            if collisions(pair, what) > decided { Ok(()) } else { Err("it did not") }
+        })?;
+    }
+    pair.uses_one_of_each()?;
+    if what == What::Child {
+        // Nothing of this meeting may be under way in the next: strongSwan's request was answered,
+        // and ours waits for its turn behind what was sent before. An IKE SA takes with it what
+        // was under way.
+        wait::until("strongSwan to have all its answers", STEP, || {
+            let log = pair.peer.log();
+            let asked = log.matches("generating CREATE_CHILD_SA request").count();
+            let answered = log.matches("parsed CREATE_CHILD_SA response").count();
+            if asked == answered { Ok(()) } else { Err(format!("{answered} of {asked}")) }
+        })?;
+        what.rekey_by(Starter::Us, pair)?;
+    }
+    pair.uses_one_of_each()
+}
+
+/// Waits until the wire has counted messages of both ends.
+fn both(lab: &Lab, what: &str) -> Outcome {
+    wait::until(what, STEP, || {
+        let (left, right) = lab.net.ike_counted()?;
+        if left > 0 && right > 0 { Ok(()) } else { Err(Failure::new(format!("{left}, {right}"))) }
+    })
+}
+
+/// How often strongSwan has decided between its own successor and ours, after it found both ends
+/// rekeying the same SA.
+fn collisions(pair: &Pair, what: What) -> usize {
+    let (found, decided) = match what {
+        What::Child => {
+            ("detected CHILD_REKEY collision with CHILD_REKEY", "CHILD_SA rekey collision ")
+        }
+        What::Ike => ("detected IKE_REKEY collision with IKE_REKEY", "IKE_SA rekey collision "),
+    };
+    let log = pair.peer.log();
+    log.matches(found).count().min(log.matches(decided).count())
 }
 
 #[test]
@@ -208,7 +304,7 @@ fn by_lifetime() -> Outcome {
                 before = what.spis(&tunnel);
             }
         }
-        flow.finish()?.must_be_whole()?;
+        pair.must_be_whole(&flow.finish()?)?;
         ensure_protected(lab, 1000)
     })
 }

@@ -12,7 +12,7 @@
 mod initiator;
 mod responder;
 
-use alloc::format;
+use alloc::{format, string::String};
 
 use sa_store::Identity;
 
@@ -37,14 +37,29 @@ fn announce(shared: &mut Shared, sa: &Established, initiator: bool) {
     });
 }
 
+/// Characters of a peer's identity that are shown: it may have as many as a message has room for,
+/// and nobody has vouched for it.
+const SHOWN: usize = 200;
+
+/// What a peer says it is, for people.
+fn claimed(identity: &Identity) -> String {
+    let mut text = format!("{identity}");
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// The peer's AUTH payload is not right.
 fn wrong_auth(remote_id: &Identity, local_id: &Identity) -> Failure {
     Failure::new(
         FailureCode::AuthenticationFailed,
         format!(
-            "{remote_id} did not prove its identity to {local_id}: the shared keys of both sides \
-             differ (check for a trailing newline, 0x or 0s in front, and that the key belongs \
-             to this pair of identities)"
+            "{} did not prove its identity to {local_id}: the shared keys of both sides differ \
+             (check for a trailing newline, 0x or 0s in front, and that the key belongs to this \
+             pair of identities)",
+            claimed(remote_id)
         ),
     )
 }

@@ -7,7 +7,7 @@ use ike::{
     event::{Event, FailureCode},
     input::Command,
 };
-use sa_store::{ChildId, IdentityPattern, SecretBytes, TunnelId};
+use sa_store::{ChildId, Identity, IdentityPattern, SecretBytes, TunnelId};
 
 use crate::common::{A, B, World, child, connection};
 
@@ -54,6 +54,25 @@ fn an_unknown_identity_gets_the_same_answer_as_a_wrong_key() {
         world.sent.iter().find(|it| it.label() == "B IKE_AUTH 1 <-").unwrap().payload.len()
     };
     assert_eq!(refusal(&world), refusal(&wrong));
+}
+
+/// Whoever agrees on keys may say anything about itself: what operators read of it stays short.
+#[test]
+fn an_endless_identity_is_cut_in_what_people_read() {
+    for end in [A, B] {
+        let mut world = World::with(12, EndpointConfig::default(), |node, it| {
+            if node == end {
+                it.local_id = Some(Identity::KeyId(vec![0xe4; 20_000]));
+            }
+            if node != end {
+                it.remote_id = IdentityPattern::Suffix("@.example".parse().unwrap());
+            }
+        });
+        world.initiate(A);
+        world.run_s(5);
+        let text = world.failure_text(1 - end);
+        assert!(text.contains("keyid:0xe4e4") && text.len() < 1000, "{} octets", text.len());
+    }
 }
 
 #[test]

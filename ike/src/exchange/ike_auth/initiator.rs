@@ -4,7 +4,7 @@ use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
 
 use sa_store::{ChildId, EspSpi, Identity, IdentityPattern, Instant, TunnelId};
 
-use super::{announce, wrong_auth};
+use super::{announce, claimed, wrong_auth};
 use crate::{
     config::{AuthMethod, ChildConfig, Connection, Endpoints},
     connections,
@@ -240,8 +240,9 @@ impl Authenticating {
         let proof = verify_psk(secret, &self.secrets.sk_pr, &octets, auth);
         if !connection.remote_id.accepts(&remote_id) {
             let message = format!(
-                "the peer says it is {remote_id}, and {} is expected: compare remote.id here with \
-                 the peer's own identity",
+                "the peer says it is {}, and {} is expected: compare remote.id here with the \
+                 peer's own identity",
+                claimed(&remote_id),
                 connection.remote_id
             );
             return Err(Unproven::Wrong(Failure::new(FailureCode::IdentityMismatch, message)));

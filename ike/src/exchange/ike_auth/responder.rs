@@ -4,7 +4,7 @@ use alloc::{boxed::Box, format, sync::Arc};
 
 use sa_store::{Identity, SecretBytes};
 
-use super::{announce, wrong_auth};
+use super::{announce, claimed, wrong_auth};
 use crate::{
     config::{AuthMethod, Connection, Endpoints},
     connections,
@@ -186,7 +186,7 @@ fn nobody(
     wanted: Option<&Identity>,
 ) -> Unproven {
     let candidates = connections::by_address(&shared.connections, path);
-    let asked = wanted.map(|id| format!(" and asks for {id}")).unwrap_or_default();
+    let asked = wanted.map(|id| format!(" and asks for {}", claimed(id))).unwrap_or_default();
     let expected: alloc::vec::Vec<_> = candidates
         .iter()
         .take(4)
@@ -195,8 +195,9 @@ fn nobody(
         })
         .collect();
     let message = format!(
-        "{} says it is {remote_id}{asked}; expected from there: {}",
+        "{} says it is {}{asked}; expected from there: {}",
         path.remote.ip(),
+        claimed(remote_id),
         if expected.is_empty() {
             alloc::string::String::from("nobody")
         } else {

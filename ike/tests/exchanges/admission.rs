@@ -3,8 +3,12 @@
 use ike::{
     config::{EndpointConfig, Endpoints},
     input::Input,
-    wire::{Header, Payload, encode_message},
+    negotiate::ike_offer,
+    wire::{
+        ExchangeType, Header, KeyExchange, Message, Nonce, NotifyType, Payload, encode_message,
+    },
 };
+use sa_store::{IkeSpi, KeGroup};
 
 use crate::common::{A, B, Fate, World, address, ike_proposal};
 
@@ -60,4 +64,40 @@ fn an_endless_supply_of_cookies_is_not_followed() {
     }
     let asked = world.sent.iter().filter(|it| it.from == A).count();
     assert!(asked <= 6, "{asked} requests");
+}
+
+/// A public value that is not valid costs a key exchange like any other: it counts as half open,
+/// so that a flood of them meets cookies too, and is forgotten in the same time.
+#[test]
+fn broken_public_values_count_as_half_open() {
+    let config = EndpointConfig { cookie_threshold: 4, ..EndpointConfig::default() };
+    let mut world = World::with(6, config, |_, _| {});
+    let call = |world: &mut World, number: u64| {
+        let header = Header {
+            spi_i: IkeSpi(number),
+            spi_r: IkeSpi::ZERO,
+            exchange: ExchangeType::IKE_SA_INIT,
+            initiator: true,
+            response: false,
+            message_id: 0,
+        };
+        let offer = [
+            Payload::Sa(ike_offer(&[ike_proposal("aes256gcm16-prfsha256-x25519")], None)),
+            Payload::Ke(KeyExchange::new(KeGroup::Curve25519, vec![0; 32])),
+            Payload::Nonce(Nonce(vec![7; 32].into())),
+        ];
+        let request = encode_message(&header, &offer).unwrap();
+        let before = world.sent.len();
+        let path = Endpoints { local: address(B), remote: address(A) };
+        world.input(B, Input::Datagram { path, payload: &request });
+        let answer = world.sent.get(before).map(|it| it.payload.clone());
+        answer.map(|it| Message::parse(&it).unwrap().clear.has_notify(NotifyType::COOKIE))
+    };
+    for number in 1..=4 {
+        assert_eq!(call(&mut world, number), None);
+    }
+    assert_eq!(call(&mut world, 5), Some(true));
+    world.run_s(31);
+    assert!(world.nodes[B].endpoint.ike_sas().is_empty());
+    world.establish();
 }

@@ -8,11 +8,11 @@ use sa_store::{IkeSpi, Instant, KeGroup, SecretBytes};
 use super::{Transcript, does_fragmentation, extensions};
 use crate::{
     admission::{MAX_INIT_LEN, Verdict},
-    config::{Connection, EncapPolicy, Endpoints},
+    config::{Connection, EncapPolicy, Endpoints, IkeSuite},
     connections,
     event::{Failure, FailureCode},
     exchange::ike_auth,
-    input::CompletionResult,
+    input::{CompletionResult, KeFailure},
     keys::Skeyseed,
     negotiate::{IkeChoice, KeDecision, find_ike, ke_decision, select_ike},
     output::{RequestKind, Ticket},
@@ -58,6 +58,8 @@ enum HalfOpenStep {
     Waiting(Box<Channel>, Box<Secrets>),
     /// IKE_AUTH was refused; kept to repeat the refusal.
     Refused(Box<Channel>),
+    /// There was nothing to agree on; kept to be counted: its key exchange cost as much as any.
+    Broken(IkeSuite),
 }
 
 /// Answers an IKE_SA_INIT request that belongs to no IKE SA. Gives the half-open IKE SA if there
@@ -261,7 +263,7 @@ impl HalfOpen {
                 self.step = HalfOpenStep::Refused(channel);
                 return Some(IkeSa::HalfOpen(self));
             }
-            HalfOpenStep::Agreement(..) => {
+            HalfOpenStep::Agreement(..) | HalfOpenStep::Broken(_) => {
                 shared.counters.unexpected += 1;
                 return Some(IkeSa::HalfOpen(self));
             }
@@ -319,10 +321,18 @@ impl HalfOpen {
                 return Some(IkeSa::HalfOpen(self));
             }
         };
-        let CompletionResult::Agreed(Ok(agreement)) = result else {
-            // RFC 7296 has no answer to an invalid public value; silence tells least.
-            self.opening.end(shared);
-            return None;
+        let agreement = match result {
+            CompletionResult::Agreed(Ok(agreement)) => agreement,
+            CompletionResult::Agreed(Err(KeFailure::InvalidPublicValue)) => {
+                // RFC 7296 has no answer to it; silence tells least.
+                self.step = HalfOpenStep::Broken(choice.suite);
+                return Some(IkeSa::HalfOpen(self));
+            }
+            // Ours: the peer's next try may have more luck.
+            _ => {
+                self.opening.end(shared);
+                return None;
+            }
         };
         let public = agreement.public.unwrap_or_default();
         match self.opening.answer(shared, &choice, public, &agreement.shared) {
@@ -361,6 +371,7 @@ impl HalfOpen {
     pub(crate) fn view(&self, id: IkeSaId) -> IkeSaView {
         let suite = match &self.step {
             HalfOpenStep::Agreement(_, choice) => choice.suite,
+            HalfOpenStep::Broken(suite) => *suite,
             HalfOpenStep::Waiting(channel, _) | HalfOpenStep::Refused(channel) => channel.suite,
         };
         let opening = &self.opening;

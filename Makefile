@@ -3,7 +3,14 @@
 # network but namespaces of their own.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench build check fuzz clean-guest
+.PHONY: help demo test bench build install uninstall check fuzz clean-guest
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Where the finished programs are.
+BUILT ?= $(or $(CARGO_TARGET_DIR),target)/release
+unit = $(DESTDIR)$(PREFIX)/lib/systemd/system/posternd.service
+doc = $(DESTDIR)$(PREFIX)/share/doc/postern
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -19,6 +26,21 @@ bench: ## the performance table, every ratio measured in this run
 
 build: ## posternd and postern, optimised, in target/release
 	cargo build --release -p daemon -p cli
+
+install: ## what is built, a systemd unit, and /etc/postern; takes PREFIX and DESTDIR
+	@test -x $(BUILT)/posternd -a -x $(BUILT)/postern || { echo "$(BUILT) has no posternd and postern: run 'make build' first" >&2; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/sbin $(dir $(unit)) $(doc)/docs
+	install -m 755 $(BUILT)/posternd $(BUILT)/postern $(DESTDIR)$(PREFIX)/sbin/
+	sed 's|/usr/local|$(PREFIX)|' dist/posternd.service >$(unit)
+	chmod 644 $(unit)
+	install -m 644 README.md CHANGELOG.md LICENSE config.toml $(doc)/
+	install -m 644 docs/*.md $(doc)/docs/
+	install -d -m 700 $(DESTDIR)/etc/postern
+	test -e $(DESTDIR)/etc/postern/config.toml || install -m 600 config.toml $(DESTDIR)/etc/postern/config.toml
+
+uninstall: ## removes what install put there, but /etc/postern
+	rm -f $(DESTDIR)$(PREFIX)/sbin/posternd $(DESTDIR)$(PREFIX)/sbin/postern $(unit)
+	rm -rf $(doc)
 
 check: ## format, lints, dependency rules: what a commit must pass
 	@scripts/test check

@@ -82,6 +82,8 @@ pub fn require(program: &str) -> Outcome {
         "tshark" => "tshark",
         "timeout" => "coreutils",
         "ping" => "iputils-ping",
+        "systemd-analyze" => "systemd",
+        "unshare" | "nsenter" => "util-linux",
         "postern" | "posternd" => {
             return Err(Failure::new(format!(
                 "{program} is not built: run `cargo build -p daemon -p cli` first (`make test` does) \

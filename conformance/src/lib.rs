@@ -19,6 +19,7 @@ pub mod netns;
 pub mod packet;
 pub mod postern;
 pub mod raw;
+pub mod sandbox;
 pub mod scenario;
 pub mod spec;
 pub mod strongswan;

@@ -137,8 +137,22 @@ impl Gateway {
         self.touched.insert(id);
         let failure = tunnel.last_error.as_ref().map(|error| error.message.clone());
         let code = tunnel.last_error.as_ref().map(|error| error.code.clone());
+        // Silence lasts beyond the moment of a command; an answer may have been given before it.
+        let answered = code.as_deref().is_some_and(|code| {
+            ![FailureCode::PeerUnreachable, FailureCode::Timeout]
+                .map(FailureCode::as_str)
+                .contains(&code)
+        });
+        let late = if answered { self.take_late(id) } else { Vec::new() };
         if let (Some(message), Some(code)) = (failure, code) {
             self.fail_waiters_with(id, None, &code, &message);
+        }
+        if !late.is_empty() {
+            self.waiters.extend(late);
+            if let Some(tunnel) = self.tunnels.get_mut(&id) {
+                tunnel.phase = Phase::Waiting(now);
+            }
+            return;
         }
         // A tunnel that only an operator wanted is not tried for ever.
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return };

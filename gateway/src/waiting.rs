@@ -16,8 +16,9 @@ use crate::{
 /// What a command waits for.
 #[derive(Debug)]
 pub(crate) enum Waiter {
-    /// A tunnel, or one child, to be up.
-    Up { tunnel: TunnelId, child: Option<ChildId> },
+    /// A tunnel, or one child, to be up. `late`: it was asked for while a round of calls was under
+    /// way already; what the peer answers to that one is not the outcome.
+    Up { tunnel: TunnelId, child: Option<ChildId>, late: bool },
     /// A tunnel, or one child, to be gone.
     Down { tunnel: TunnelId, child: Option<ChildId> },
     /// Children to be rekeyed, and then the IKE SA.
@@ -101,9 +102,10 @@ impl Gateway {
     }
 
     fn up(&mut self, now: Instant, id: CommandId, tunnel: TunnelId, child: Option<ChildId>) {
-        self.waiters.push((id, Waiter::Up { tunnel, child }));
         self.touched.insert(tunnel);
         let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
+        let late = matches!(known.phase, Phase::Trying(_));
+        self.waiters.push((id, Waiter::Up { tunnel, child, late }));
         let passive = known.spec.mode == TunnelMode::Passive;
         let was_held = known.will == Will::Held;
         known.will = if passive { Will::Up } else { Will::Mode };
@@ -240,7 +242,7 @@ impl Gateway {
     fn is_over(&mut self, now: Instant, waiter: &mut Waiter) -> Option<Outcome> {
         let done = |text: String| Some(Outcome::Done(text));
         match waiter {
-            Waiter::Up { tunnel, child } => {
+            Waiter::Up { tunnel, child, .. } => {
                 let known = self.tunnels.get(tunnel)?;
                 let up = match child {
                     None => known.is_whole(),
@@ -350,7 +352,7 @@ impl Gateway {
         message: &str,
     ) {
         let hit = |waiter: &Waiter| match waiter {
-            Waiter::Up { tunnel, child: wanted } => {
+            Waiter::Up { tunnel, child: wanted, .. } => {
                 *tunnel == id && (child.is_none() || wanted.is_none() || *wanted == child)
             }
             Waiter::Rekey { tunnel, children, .. } => {
@@ -359,6 +361,22 @@ impl Gateway {
             Waiter::Down { .. } | Waiter::Shutdown { .. } => false,
         };
         self.fail_where(hit, code, message);
+    }
+
+    /// The waiters for whom a failed round of calls began too early: they wait for the next one.
+    pub(crate) fn take_late(&mut self, id: TunnelId) -> Vec<(CommandId, Waiter)> {
+        let mut taken: Vec<_> = self
+            .waiters
+            .extract_if(.., |(_, waiter)| {
+                matches!(waiter, Waiter::Up { tunnel, late: true, .. } if *tunnel == id)
+            })
+            .collect();
+        for (_, waiter) in &mut taken {
+            if let Waiter::Up { late, .. } = waiter {
+                *late = false;
+            }
+        }
+        taken
     }
 
     fn fail_where(&mut self, hit: impl Fn(&Waiter) -> bool, code: &str, message: &str) {

@@ -189,3 +189,41 @@ fn a_stranger_does_not_spoil_what_operators_see() {
     world.forge(A, path, &encode_message(&header, &call).unwrap());
     world.expect_up();
 }
+
+/// What a peer answered to a call that was under way before `up` is no outcome of `up`.
+#[test]
+fn up_waits_for_a_call_of_its_own_unless_nobody_answers() {
+    let failures =
+        |world: &World| world.events(A).into_iter().filter(|(kind, _)| *kind == "failed").count();
+    let mut world = World::empty();
+    world.cut = true;
+    world.apply(A, vec![spec(A, 1)]);
+    world.run(1);
+    let asked = world.start(A, Command::Up(target("peer")));
+    world.cut = false;
+    // The peer knows no tunnel yet and refuses the call that began before.
+    while failures(&world) == 0 {
+        world.run(1);
+    }
+    assert_eq!(world.outcome(A, asked), None);
+    world.run(30);
+    let outcome = world.outcome(A, asked).expect("the second refusal is the outcome").clone();
+    let refusals = failures(&world);
+    assert_eq!(code(&outcome), "no-proposal-chosen");
+    assert!(refusals >= 2, "{refusals}");
+
+    // While it only waits for its next try, `up` calls at once, and once.
+    let before = failures(&world);
+    let outcome = world.command(A, Command::Up(target("peer")));
+    assert_eq!((code(&outcome), failures(&world)), ("no-proposal-chosen", before + 1));
+
+    // Nobody answers: the call that is under way tells.
+    world.cut = true;
+    world.run(300);
+    while world.tunnel(A).next_attempt.is_some() {
+        world.run(1);
+    }
+    let before = failures(&world);
+    let outcome = world.command(A, Command::Up(target("peer")));
+    assert_eq!((code(&outcome), failures(&world)), ("peer-unreachable", before + 1));
+}

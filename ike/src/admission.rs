@@ -23,6 +23,15 @@ const COOKIE_LEN: usize = 1 + 16;
 /// The longest IKE_SA_INIT request that is looked at.
 pub(crate) const MAX_INIT_LEN: usize = 4096;
 
+/// Octets of fragments that every half-open IKE SA may hold, whatever others hold: an IKE_AUTH
+/// with a pre-shared key and some dozen selectors.
+const FRAGMENTS_EACH: usize = 4 << 10;
+/// Octets of fragments that a half-open IKE SA may hold at most: an IKE_AUTH with as many IPv6
+/// selectors as fit takes 20 KiB. Certificates will need more.
+const FRAGMENTS_MOST: usize = 24 << 10;
+/// Octets of fragments that all half-open IKE SAs share beyond what each may hold anyway.
+const FRAGMENTS_SHARED: usize = 8 << 20;
+
 /// What to do with an IKE_SA_INIT request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
@@ -41,6 +50,8 @@ pub(crate) struct Admission {
     previous: Option<Secret>,
     half_open: usize,
     by_source: BTreeMap<IpAddr, usize>,
+    /// Octets of fragments that half-open IKE SAs hold.
+    fragments: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -86,6 +97,7 @@ impl Admission {
             previous: None,
             half_open: 0,
             by_source: BTreeMap::new(),
+            fragments: 0,
         }
     }
 
@@ -146,6 +158,17 @@ impl Admission {
                 self.by_source.remove(&network);
             }
         }
+    }
+
+    /// How many octets of fragments a half-open IKE SA may hold that holds so many now.
+    pub(crate) fn room_for_fragments(&self, held: usize) -> usize {
+        let shared = FRAGMENTS_SHARED.saturating_sub(self.fragments);
+        held.saturating_add(shared).clamp(FRAGMENTS_EACH, FRAGMENTS_MOST)
+    }
+
+    /// A half-open IKE SA that held so many octets of fragments holds so many now.
+    pub(crate) fn hold_fragments(&mut self, before: usize, now: usize) {
+        self.fragments = self.fragments.saturating_sub(before).saturating_add(now);
     }
 
     #[cfg(test)]
@@ -232,5 +255,25 @@ mod tests {
             admission.leave(source);
         }
         assert_eq!((admission.half_open(), admission.by_source.len()), (0, 0));
+    }
+
+    #[test]
+    fn fragments_of_all_strangers_share_one_budget_and_each_has_a_little() {
+        let mut admission = Admission::new(&mut Counter(3));
+        assert_eq!(admission.room_for_fragments(0), FRAGMENTS_MOST);
+        // So many that each holds what it may.
+        let mut held = Vec::new();
+        for _ in 0..4096 {
+            let room = admission.room_for_fragments(0);
+            admission.hold_fragments(0, room);
+            held.push(room);
+        }
+        assert!(held.iter().sum::<usize>() <= FRAGMENTS_SHARED + 4097 * FRAGMENTS_EACH);
+        assert_eq!(admission.room_for_fragments(0), FRAGMENTS_EACH);
+        assert_eq!(admission.room_for_fragments(10_000), 10_000);
+        for room in held {
+            admission.hold_fragments(room, 0);
+        }
+        assert_eq!((admission.fragments, admission.room_for_fragments(0)), (0, FRAGMENTS_MOST));
     }
 }

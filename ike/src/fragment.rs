@@ -56,9 +56,16 @@ pub fn seal(
 
 /// Puts one message at a time together. An IKE SA has one for requests and one for responses,
 /// or one for whatever it waits for: a fragment of a newer message ends the older one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reassembly {
     partial: Option<Partial>,
+    limit: usize,
+}
+
+impl Default for Reassembly {
+    fn default() -> Self {
+        Self { partial: None, limit: MAX_REASSEMBLED_LEN }
+    }
 }
 
 #[derive(Debug)]
@@ -115,7 +122,7 @@ impl Reassembly {
             _ => Partial::new(message_id, fragment.total),
         };
         let octets = partial.octets.saturating_add(opened.octets.len());
-        if octets > MAX_REASSEMBLED_LEN.min(MAX_MESSAGE_LEN) {
+        if octets > self.limit.min(MAX_REASSEMBLED_LEN).min(MAX_MESSAGE_LEN) {
             self.partial = Some(partial);
             return Err(too_many);
         }
@@ -138,6 +145,12 @@ impl Reassembly {
     /// Forgets an unfinished message: the exchange is over.
     pub fn clear(&mut self) {
         self.partial = None;
+    }
+
+    /// From now on no message may have more octets of payloads than this, nor more than
+    /// [`MAX_REASSEMBLED_LEN`].
+    pub const fn limit(&mut self, octets: usize) {
+        self.limit = octets;
     }
 
     /// Octets that are held.

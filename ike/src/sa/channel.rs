@@ -157,6 +157,11 @@ impl Channel {
             shared.counters.unknown_spi += 1;
             return Received::Nothing;
         }
+        if protected.fragment.is_some() && !self.fragmentation {
+            // RFC 7383 §2.3: only if both ends have said that they do it.
+            shared.counters.unexpected += 1;
+            return Received::Nothing;
+        }
         let new = if header.response {
             self.window.awaits(header.message_id)
         } else {
@@ -202,6 +207,16 @@ impl Channel {
         } else {
             Received::Request(header.exchange, opened)
         }
+    }
+
+    /// How many octets a request of the peer in fragments may have from now on.
+    pub(crate) const fn limit_requests(&mut self, octets: usize) {
+        self.requests.limit(octets);
+    }
+
+    /// Octets of an unfinished request of the peer.
+    pub(crate) fn held(&self) -> usize {
+        self.requests.held()
     }
 
     /// Octets an IKE message may have before it is fragmented.

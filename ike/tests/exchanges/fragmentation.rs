@@ -1,8 +1,17 @@
 //! IKE fragmentation (RFC 7383).
 
-use ike::{config::EndpointConfig, input::Command};
+use crypto::aead::Engines;
+use ike::{
+    config::{EndpointConfig, Endpoints},
+    input::{Command, Input},
+    keys::{Sealer, Skeyseed},
+    wire::{
+        ExchangeType, FragmentNumber, Header, Message, NotifyType, Payload, PayloadType,
+        encode_message,
+    },
+};
 
-use crate::common::{A, B, CHILD, Fate, World, child};
+use crate::common::{A, B, CHILD, Fate, World, address, child, node::Dice};
 
 /// So many selectors that IKE_AUTH takes several fragments.
 fn world(seed: u64) -> World {
@@ -54,4 +63,108 @@ fn lost_and_mixed_up_fragments_only_delay() {
         world.assert_up(1);
         world.assert_clean();
     }
+}
+
+/// The keys of A for an IKE SA that is half open at B: whoever did the key exchange has them.
+fn stranger(world: &World) -> (Header, Sealer) {
+    let response = world.sent.iter().find(|it| it.from == B).unwrap();
+    let request = Message::parse(&world.sent[0].payload).unwrap();
+    let response = Message::parse(&response.payload).unwrap();
+    let nonce = |it: &Message<'_>| it.clear.nonce().unwrap().0.to_vec();
+    let (ni, nr) = (nonce(&request), nonce(&response));
+    let suite = world.nodes[B].endpoint.ike_sas()[0].suite.unwrap();
+    let Header { spi_i, spi_r, .. } = response.header;
+    let secret = world.nodes[A].secrets.last().unwrap();
+    let keys = Skeyseed::initial(suite.prf, &ni, &nr, secret)
+        .derive(suite, &ni, &nr, spi_i, spi_r)
+        .unwrap();
+    let exchange = ExchangeType::IKE_AUTH;
+    let (initiator, response, message_id) = (true, false, 1);
+    let header = Header { spi_i, spi_r, exchange, initiator, response, message_id };
+    let engines = Engines::portable();
+    (header, Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut Dice(7)).unwrap())
+}
+
+/// Sends an IKE_AUTH of zeros in fragments to B; gives how many datagrams B answers.
+fn send_zeros(world: &mut World, total: u16, each: usize) -> usize {
+    let (header, mut sealer) = stranger(world);
+    let before = world.sent.len();
+    for number in 1..=total {
+        let fragment = Some(FragmentNumber { number, total });
+        let part = vec![0; each];
+        let first = if number == 1 { PayloadType::NOTIFY } else { PayloadType::NONE };
+        let datagram = sealer.seal_inner(&header, first, fragment, &part).unwrap();
+        let path = Endpoints { local: address(B), remote: address(A) };
+        world.input(B, Input::Datagram { path, payload: &datagram });
+    }
+    world.sent.len() - before
+}
+
+fn dropped(world: &World, name: &str) -> u64 {
+    let counters = world.nodes[B].endpoint.dropped();
+    counters.iter().find(|(it, _)| *it == name).unwrap().1
+}
+
+fn half_open(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.filter =
+        Box::new(|it| if it.label().contains("AUTH") { Fate::Drop } else { Fate::Deliver });
+    world.initiate(A);
+    world.run_ms(100);
+    world
+}
+
+#[test]
+fn who_is_not_authenticated_has_few_octets_of_fragments_kept() {
+    // So many are put together and refused, for they are no IKE_AUTH.
+    let mut world = half_open(21);
+    assert_eq!(send_zeros(&mut world, 60, 400), 1);
+    // More are not, and do not keep the peer itself from coming in.
+    let mut world = half_open(22);
+    assert_eq!(send_zeros(&mut world, 60, 1000), 0);
+    assert!(dropped(&world, "malformed") > 30);
+    world.filter = Box::new(|_| Fate::Deliver);
+    world.run_s(10);
+    world.assert_up(1);
+}
+
+#[test]
+fn who_has_been_refused_has_no_fragments_kept() {
+    let mut world = half_open(23);
+    assert_eq!(send_zeros(&mut world, 2, 400), 1);
+    let (header, mut sealer) = stranger(&world);
+    let header = Header { message_id: 2, ..header };
+    let fragment = Some(FragmentNumber { number: 2, total: 2 });
+    let datagram = sealer.seal_inner(&header, PayloadType::NONE, fragment, &[0; 400]).unwrap();
+    let path = Endpoints { local: address(B), remote: address(A) };
+    let before = dropped(&world, "malformed");
+    world.input(B, Input::Datagram { path, payload: &datagram });
+    assert_eq!(dropped(&world, "malformed"), before + 1);
+}
+
+/// RFC 7383 §2.3: both ends have to say that they do it.
+#[test]
+fn fragments_that_were_not_negotiated_are_dropped() {
+    let mut world = World::new(24);
+    world.filter = Box::new(|it| if it.from == A { Fate::Drop } else { Fate::Deliver });
+    world.initiate(A);
+    let request = world.sent[0].payload.clone();
+    let message = Message::parse(&request).unwrap();
+    let without: Vec<_> = message
+        .clear
+        .as_slice()
+        .iter()
+        .filter(|it| {
+            !matches!(it, Payload::Notify(notify)
+                if notify.kind == NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)
+        })
+        .cloned()
+        .collect();
+    assert_eq!(without.len() + 1, message.clear.as_slice().len());
+    let altered = encode_message(&message.header, &without).unwrap();
+    let path = Endpoints { local: address(B), remote: address(A) };
+    world.input(B, Input::Datagram { path, payload: &altered });
+    world.run_ms(100);
+    assert_eq!(send_zeros(&mut world, 2, 400), 0);
+    assert_eq!(dropped(&world, "unexpected"), 2);
 }

@@ -13,6 +13,7 @@ use crate::{
         create_child_sa::{self, Wanted},
         ike_sa_init::Opening,
     },
+    fragment::MAX_REASSEMBLED_LEN,
     keys::{Opened, PeerAuthenticated, SignedOctets, psk_auth, verify_psk},
     sa::{
         IkeSa,
@@ -73,6 +74,7 @@ pub(crate) fn on_request(
     let AuthMethod::Psk(secret) = &connection.auth;
     let auth = psk_auth(secret, &secrets.sk_pr, &octets);
     channel.path = path;
+    channel.limit_requests(MAX_REASSEMBLED_LEN);
     let origin = channel.spis.spi_i;
     let peer = Peer::new(proof, connection, (local_id, remote_id), origin, false);
     let mut sa = Box::new(Established::new(shared, opening.id, Arc::new(peer), channel, secrets));

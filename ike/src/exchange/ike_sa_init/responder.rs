@@ -268,14 +268,19 @@ impl HalfOpen {
                 return Some(IkeSa::HalfOpen(self));
             }
         };
-        match channel.receive(shared, path, datagram) {
+        let held = channel.held();
+        channel.limit_requests(shared.admission.room_for_fragments(held));
+        let received = channel.receive(shared, path, datagram);
+        shared.admission.hold_fragments(held, channel.held());
+        match received {
             Received::Request(ExchangeType::IKE_AUTH, opened) => {
                 channel.path = path;
                 self.opening.end(shared);
                 let request = ike_auth::Request { opened, path };
                 match ike_auth::on_request(shared, self.opening, (*channel, *secrets), request) {
                     Ok(sa) => sa,
-                    Err((opening, channel)) => {
+                    Err((opening, mut channel)) => {
+                        channel.limit_requests(0);
                         // Still half open: it only repeats the refusal until it times out.
                         shared.directory.add_spi(opening.spis.own(), opening.id);
                         shared.admission.enter(opening.path.remote.ip());
@@ -349,6 +354,9 @@ impl HalfOpen {
 
     /// Not half open any more, as far as indexes and limits go.
     fn leave(&self, shared: &mut Shared) {
+        if let HalfOpenStep::Waiting(channel, _) = &self.step {
+            shared.admission.hold_fragments(channel.held(), 0);
+        }
         self.opening.end(shared);
     }
 

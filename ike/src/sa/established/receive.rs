@@ -103,7 +103,8 @@ impl Established {
     /// It ended with an answer to the peer, which is repeated for a while.
     pub(super) fn close(self: Box<Self>, shared: &mut Shared, reason: &Failure) -> IkeSa {
         let id = self.id;
-        let channel = self.die(shared, reason);
+        let mut channel = self.die(shared, reason);
+        channel.limit_requests(0);
         let until = shared.now + CLOSED;
         shared.directory.add_spi(channel.spis.own(), id);
         IkeSa::Closed(Box::new(Closed { channel, until }))

@@ -33,6 +33,9 @@ use crate::{
 
 pub(crate) use receive::{Closed, Refusal};
 
+/// How long a pair that does not work any more may wait for its successor.
+const BROKEN: Duration = Duration::from_secs(30);
+
 /// Who the peer is. It is proven: there is no other way to make one.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -248,17 +251,23 @@ impl Established {
     ) {
         let now = shared.now;
         let Some(sa) = shared.children.get_mut(pair) else { return };
-        if sa.phase != Phase::Installed {
-            return;
+        let end = now + BROKEN;
+        match sa.phase {
+            Phase::Installed => sa.rekey_at = now,
+            // Its successor is being negotiated, which may fail. Both directions may be broken.
+            Phase::Rekeying if end < sa.expires_at => {}
+            _ => return,
         }
         // From now on a failed rekey deletes it.
-        sa.expires_at = now + Duration::from_secs(30);
-        sa.rekey_at = now;
+        sa.expires_at = sa.expires_at.min(end);
         let (tunnel, child) = (sa.tunnel, sa.child);
         let remote = self.channel.path.remote;
         let failure = Failure::new(FailureCode::Expired, reason);
+        let rekeys = sa.phase == Phase::Rekeying;
         shared.failed(Some(tunnel), Some(child), remote, failure);
-        self.queue.push(Task::RekeyChild(pair), now);
+        if !rekeys {
+            self.queue.push(Task::RekeyChild(pair), now);
+        }
     }
 
     /// Sends a request of ours.

@@ -7,6 +7,7 @@ use ike::{
     event::{Event, FailureCode},
     input::Command,
     output::RequestKind,
+    view::ChildState,
 };
 use sa_store::Limits;
 
@@ -248,4 +249,25 @@ fn an_ike_sa_that_cannot_be_rekeyed_expires() {
     world.run_s(10);
     assert_eq!(world.ike_down(A), [FailureCode::Expired]);
     assert_eq!(world.ike_down(B), [FailureCode::DeletedByPeer]);
+}
+
+/// The data plane drops from its hard limit on, whatever IKE is doing just then.
+#[test]
+fn a_hard_limit_that_is_reached_during_a_rekey_counts() {
+    let mut world = World::new(41);
+    world.establish();
+    // B cannot install a successor, time and again.
+    world.nodes[B].refuse_installs = u32::MAX;
+    let view = world.nodes[A].endpoint.ike_sas()[0].children[0].clone();
+    world.command(A, Command::RekeyChild { child: CHILD });
+    assert_eq!(world.nodes[A].endpoint.ike_sas()[0].children[0].state, ChildState::Rekeying);
+    for sa in [view.sa_out, view.sa_in] {
+        let reason = "no octets left".to_owned();
+        world.command(A, Command::HardExpired { sa, reason });
+    }
+    assert_eq!(world.failures(A), [FailureCode::Expired], "told once");
+    world.run_s(60);
+    assert_eq!(world.child_down(A), [FailureCode::Expired]);
+    assert_eq!(world.child_down(B), [FailureCode::DeletedByPeer]);
+    assert!(world.nodes[A].pairs.is_empty());
 }

@@ -33,7 +33,9 @@ pub(crate) use initiator::{
     Creating, Plan, accept_child, deleted_before_install, install_first, on_completion,
     on_response, start, start_rekey,
 };
-pub(crate) use responder::{Answering, Wanted, answer, on_answer_completion, on_request};
+pub(crate) use responder::{
+    Answering, Wanted, answer, most_pairs, on_answer_completion, on_request,
+};
 
 /// The configuration of a child: as it is now, else as it was.
 pub(crate) fn config_of(sa: &Established, shared: &Shared, child: ChildId) -> Option<ChildConfig> {

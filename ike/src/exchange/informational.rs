@@ -34,6 +34,9 @@ pub(crate) enum Deleting {
     Ike(Failure),
 }
 
+/// SPIs in a Delete that may name nothing (any more) before the rest is not looked at.
+const UNKNOWN_SPIS: usize = 64;
+
 /// The reason for deleting what has a successor.
 pub(crate) fn replaced() -> Failure {
     Failure::new(FailureCode::Replaced, "a newer SA took over")
@@ -115,7 +118,9 @@ pub(crate) fn on_request(
         sa.respond(shared, EXCHANGE, &[], path)?;
         return Err(deleted_by_peer(sa, shared));
     }
-    let spis: Vec<EspSpi> = payloads.deletes().flat_map(Delete::esp_spis).collect();
+    // No more than can be: a message has room for 16,000 that are looked for in vain.
+    let most = create_child_sa::most_pairs(sa).max(shared.children.count(sa.id)) + UNKNOWN_SPIS;
+    let spis: Vec<EspSpi> = payloads.deletes().flat_map(Delete::esp_spis).take(most).collect();
     let own: Vec<EspSpi> =
         spis.into_iter().filter_map(|spi| delete_pair(sa, shared, spi)).collect();
     let answer = (!own.is_empty()).then(|| Payload::Delete(Delete::esp(own)));

@@ -246,6 +246,20 @@ fn deletes_of_what_is_not_there_get_an_empty_answer() {
 }
 
 #[test]
+fn a_delete_is_read_as_far_as_it_can_name_what_there_is() {
+    let (mut world, mut peer) = world();
+    let spi_out = ike_sas(&world)[0].children[0].spi_out;
+    let junk = |count: u32| (0..count).filter_map(|it| EspSpi::new(0x9000 + it));
+    let mut delete = vec![Payload::Delete(Delete::esp(junk(4000))); 3];
+    delete.push(Payload::Delete(Delete::esp(spi_out)));
+    peer.ask(&mut world, INFORM, &delete, |answer| assert!(answer.is_empty()));
+    assert_eq!(pairs(&world), 1);
+    let delete = [Payload::Delete(Delete::esp(junk(20).chain(spi_out)))];
+    peer.ask(&mut world, INFORM, &delete, |answer| assert_eq!(answer.deletes().count(), 1));
+    assert_eq!(pairs(&world), 0);
+}
+
+#[test]
 fn an_unknown_critical_payload_is_named_and_survived() {
     let (mut world, mut peer) = world();
     // Type 200 cannot be written by our codec: a V payload is, and its announcement altered.

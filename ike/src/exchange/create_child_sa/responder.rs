@@ -97,8 +97,7 @@ pub(crate) fn on_request(
     }
     let nonce_i = payloads.require_nonce()?.0.to_vec();
     let old = rekey_child_sa::find_old(sa, shared, payloads)?;
-    let limit = PAIRS_PER_CHILD * sa.peer.connection.children.len().max(1);
-    if shared.children.count(sa.id) >= limit {
+    if shared.children.count(sa.id) >= most_pairs(sa) {
         return Err(NotifyType::NO_ADDITIONAL_SAS.into());
     }
     let nonce_r = shared.nonce();
@@ -112,6 +111,11 @@ pub(crate) fn on_request(
         nonce_r,
     };
     answer(sa, shared, wanted, payloads)
+}
+
+/// How many pairs a peer may have made with an IKE SA.
+pub(crate) fn most_pairs(sa: &Established) -> usize {
+    PAIRS_PER_CHILD * sa.peer.connection.children.len().max(1)
 }
 
 /// A request for a child, from whichever exchange.

@@ -53,12 +53,9 @@ impl Gateway {
 
     /// Asks for children on the IKE SA that is up, and again later if they do not come.
     fn create_children(&mut self, now: Instant, id: TunnelId, children: Vec<ChildId>) {
-        let views = self.ike.ike_sas();
-        let established = views
-            .iter()
-            .rev()
-            .find(|view| view.tunnel == Some(id) && view.established.is_some())
-            .map(|view| view.path);
+        let views = self.ike.ike_sas_of(id);
+        let established =
+            views.iter().rev().find(|view| view.established.is_some()).map(|view| view.path);
         let again = now + self.config.backoff_longest;
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
         for child in &children {
@@ -263,9 +260,11 @@ impl Gateway {
     /// An IKE SA of ours could not be set up.
     pub(crate) fn attempt_failed(&mut self, now: Instant, id: TunnelId) {
         // The peer may call and fail while our own attempt is still under way.
-        let ours = self.ike.ike_sas().iter().any(|view| {
-            view.tunnel == Some(id) && view.initiator && view.state == IkeState::Connecting
-        });
+        let ours = self
+            .ike
+            .ike_sas_of(id)
+            .iter()
+            .any(|view| view.initiator && view.state == IkeState::Connecting);
         if !ours && self.step(id) == Some(Step::Calling) {
             self.next_address(now, id);
         }

@@ -37,6 +37,8 @@ pub struct Gateway {
     pub(crate) installer: Installer,
     pub(crate) store: Databases,
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// Which tunnel a child belongs to.
+    pub(crate) homes: BTreeMap<ChildId, TunnelId>,
     pub(crate) policies: Policies,
     pub(crate) waiters: Vec<(CommandId, Waiter)>,
     pub(crate) events: EventLog,
@@ -80,6 +82,7 @@ impl Gateway {
             installer: Installer::new(backend, live),
             store: Databases::new(JOURNAL),
             tunnels: BTreeMap::new(),
+            homes: BTreeMap::new(),
             policies: Policies::default(),
             waiters: Vec::new(),
             events: EventLog::new(config.events),

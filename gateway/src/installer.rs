@@ -4,7 +4,7 @@
 //! into the databases, and what the backend says about SAs becomes a command to IKE.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -105,6 +105,7 @@ pub(crate) struct Installer {
     again: Vec<(Instant, ike::output::Ticket, PairId)>,
     next_ticket: u64,
     pairs: BTreeMap<PairId, Pair>,
+    owners: BTreeSet<(TunnelId, ChildId, PairId)>,
     sas: BTreeMap<SaId, PairId>,
     reports: VecDeque<Report>,
 }
@@ -119,6 +120,7 @@ impl Installer {
             again: Vec::new(),
             next_ticket: 1,
             pairs: BTreeMap::new(),
+            owners: BTreeSet::new(),
             sas: BTreeMap::new(),
             reports: VecDeque::new(),
         }
@@ -361,6 +363,7 @@ impl Installer {
         };
         let id = inbound.pair;
         self.sas.extend([(inbound.id, id), (outbound.id, id)]);
+        self.owners.insert((pair.tunnel, pair.child, id));
         self.pairs.insert(id, pair);
         let active = outbound.id;
         store.apply(Change::SaInstalled(inbound));
@@ -373,6 +376,7 @@ impl Installer {
     /// A pair is gone.
     fn gone(&mut self, id: PairId, store: &mut Databases) {
         let Some(pair) = self.pairs.remove(&id) else { return };
+        self.owners.remove(&(pair.tunnel, pair.child, id));
         for half in [&pair.inbound, &pair.outbound] {
             self.sas.remove(&half.sa);
             store.apply(Change::SaRemoved(half.sa));
@@ -409,9 +413,15 @@ impl Installer {
 
     /// Whether anything of a tunnel, or of one child of it, stands.
     pub(crate) fn holds(&self, tunnel: TunnelId, child: Option<ChildId>) -> bool {
-        self.pairs
-            .values()
-            .any(|pair| pair.tunnel == tunnel && child.is_none_or(|child| pair.child == child))
+        let (first, last) = child.map_or((u32::MIN, u32::MAX), |child| (child.0, child.0));
+        let first = (tunnel, ChildId(first), PairId(u64::MIN));
+        let last = (tunnel, ChildId(last), PairId(u64::MAX));
+        self.owners.range(first..=last).next().is_some()
+    }
+
+    /// Whether nothing stands.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
     }
 
     /// What passed through the standing pairs, by child.

@@ -327,10 +327,9 @@ impl Gateway {
 
     /// A packet needs a child: an attempt that waits for its time starts now.
     pub(crate) fn acquire(&mut self, now: Instant, child: ChildId) {
-        let Some(tunnel) = self.tunnels.values_mut().find(|t| t.child(child).is_some()) else {
-            return;
-        };
-        let (id, failures) = (tunnel.id, tunnel.failures);
+        let Some(id) = self.homes.get(&child).copied() else { return };
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        let failures = tunnel.failures;
         let Some(child) = tunnel.child_mut(child) else { return };
         // After failures the back-off holds: traffic must not turn it into a flood of calls.
         if child.retry.is_some() && child.failures == 0 && child.is_missing() {

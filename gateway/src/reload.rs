@@ -111,17 +111,23 @@ impl Gateway {
     /// Gives every connection of a reload its handle: the one it had, else a new one.
     fn plan(&mut self, reload: Reload) -> Plan {
         let Reload { id, origin, connections } = reload;
+        let own = self.tunnels.values().filter(|tunnel| tunnel.origin == origin);
+        let by_name: BTreeMap<&str, &Tunnel> = own
+            .filter(|tunnel| tunnel.will != Will::Removed)
+            .map(|tunnel| (&*tunnel.spec.name, tunnel))
+            .collect();
         let mut tunnels = Vec::new();
         for spec in connections {
-            let known = self.tunnels.values().find(|tunnel| {
-                tunnel.origin == origin
-                    && tunnel.spec.name == spec.name
-                    && tunnel.will != Will::Removed
-            });
+            let known = by_name.get(&*spec.name).copied();
+            let old: BTreeMap<&str, ChildId> = known
+                .into_iter()
+                .flat_map(|tunnel| &tunnel.children)
+                .map(|child| (&*child.spec.name, child.id))
+                .collect();
             let mut children = Vec::new();
             for child in &spec.children {
-                let old = known.and_then(|tunnel| tunnel.child_named(&child.name));
-                children.push(old.map_or_else(|| fresh(&mut self.next_child), |old| old.id.0));
+                let old = old.get(&*child.name);
+                children.push(old.map_or_else(|| fresh(&mut self.next_child), |old| old.0));
             }
             let tunnel = known.map_or_else(|| fresh(&mut self.next_tunnel), |known| known.id.0);
             let children = children.into_iter().map(ChildId).collect();
@@ -243,6 +249,7 @@ impl Gateway {
             last_path: None,
             last_error: None,
         };
+        self.homes.extend(tunnel.children.iter().map(|child| (child.id, id)));
         self.tunnels.insert(id, tunnel);
         self.configure(now, id);
         self.start(now, id);
@@ -282,6 +289,10 @@ impl Gateway {
         let same_ike = translate::same_ike(&tunnel.spec, &spec);
         let same_mode = tunnel.spec.mode == spec.mode;
         tunnel.spec = spec;
+        for child in &tunnel.children {
+            self.homes.remove(&child.id);
+        }
+        self.homes.extend(ids.iter().map(|child| (*child, id)));
         let children = replace_children(tunnel, ids, specs, now);
         let held = tunnel.will == Will::Held;
         if same_ike && same_mode && !children.any() {
@@ -337,8 +348,10 @@ impl Gateway {
                 && tunnel.ike_sas.is_empty()
                 && !self.installer.holds(id, None)
         });
-        if gone {
-            self.tunnels.remove(&id);
+        if gone && let Some(tunnel) = self.tunnels.remove(&id) {
+            for child in &tunnel.children {
+                self.homes.remove(&child.id);
+            }
         }
     }
 }
@@ -369,12 +382,12 @@ fn replace_children(
     specs: Vec<ChildSpec>,
     now: Instant,
 ) -> ChildChanges {
-    let mut old = std::mem::take(&mut tunnel.children);
+    let mut old: BTreeMap<ChildId, Child> =
+        std::mem::take(&mut tunnel.children).into_iter().map(|child| (child.id, child)).collect();
     let mut changes = ChildChanges { terminate: Vec::new(), added: false };
     for (id, spec) in ids.iter().zip(specs) {
-        let child = match old.iter().position(|child| child.id == *id) {
-            Some(at) => {
-                let mut child = old.swap_remove(at);
+        let child = match old.remove(id) {
+            Some(mut child) => {
                 if !same_pair(&child.spec, &spec) {
                     changes.terminate.push(child.id);
                     child.failures = 0;
@@ -394,7 +407,7 @@ fn replace_children(
         };
         tunnel.children.push(child);
     }
-    changes.terminate.extend(old.iter().map(|child| child.id));
+    changes.terminate.extend(old.keys());
     changes
 }
 

@@ -274,10 +274,6 @@ impl Gateway {
                 }
             }
             Waiter::Shutdown { until, flushing } => {
-                let quiet = self
-                    .tunnels
-                    .values()
-                    .all(|t| t.ike_sas.is_empty() && !self.installer.holds(t.id, None));
                 if *flushing {
                     return if *until <= now {
                         done("stopped; the backend did not confirm that every SA is gone".into())
@@ -285,6 +281,8 @@ impl Gateway {
                         None
                     };
                 }
+                let quiet = self.installer.is_empty()
+                    && self.tunnels.values().all(|tunnel| tunnel.ike_sas.is_empty());
                 if quiet || *until <= now {
                     *flushing = true;
                     *until = now + self.config.shutdown_patience;

@@ -1,10 +1,13 @@
 //! Which tunnel a peer is (RFC 4301 §4.4.3: the PAD): by addresses first, by identities once
 //! they are known.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
-use core::net::IpAddr;
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use core::{cmp::Reverse, net::IpAddr};
 
-use sa_store::{Identity, IdentityPattern, TunnelId};
+use sa_store::{ChildId, Identity, IdentityPattern, TunnelId};
 
 use crate::config::{Connection, Endpoints, IkeProposal, IkeSuite, RemoteMatch};
 
@@ -17,64 +20,165 @@ struct Rank {
 }
 
 fn address_rank(connection: &Connection, remote: IpAddr) -> Option<u8> {
-    connection
-        .remote
-        .iter()
-        .filter(|it| it.accepts(remote))
-        .map(|it| match it {
-            RemoteMatch::Any => 0,
-            RemoteMatch::Prefix(prefix) => 1 + prefix.length(),
-        })
-        .max()
+    connection.remote.iter().filter(|it| it.accepts(remote)).map(|it| rank_of(*it)).max()
+}
+
+/// How exact an address is.
+const fn rank_of(remote: RemoteMatch) -> u8 {
+    match remote {
+        RemoteMatch::Any => 0,
+        RemoteMatch::Prefix(prefix) => 1 + prefix.length(),
+    }
+}
+
+/// The one address that is meant.
+fn one_address(remote: RemoteMatch) -> Option<IpAddr> {
+    let RemoteMatch::Prefix(prefix) = remote else { return None };
+    (prefix.first() == prefix.last()).then(|| prefix.first())
 }
 
 fn local_fits(connection: &Connection, local: IpAddr) -> bool {
     connection.local.is_empty() || connection.local.contains(&local)
 }
 
-/// The tunnels whose addresses fit, best first.
-pub(crate) fn by_address(
-    connections: &BTreeMap<TunnelId, Arc<Connection>>,
-    path: Endpoints,
-) -> Vec<Arc<Connection>> {
-    let mut found: Vec<(u8, Arc<Connection>)> = connections
-        .values()
-        .filter(|it| local_fits(it, path.local.ip()))
-        .filter_map(|it| Some((address_rank(it, path.remote.ip())?, Arc::clone(it))))
-        .collect();
-    found.sort_by_key(|(rank, _)| core::cmp::Reverse(*rank));
-    found.into_iter().map(|(_, it)| it).collect()
+/// The identity as an index has it: names that are the same peer are the same key.
+fn folded(identity: &Identity) -> Identity {
+    match identity {
+        Identity::Fqdn(name) => Identity::Fqdn(name.to_ascii_lowercase()),
+        Identity::Rfc822(name) => Identity::Rfc822(name.to_ascii_lowercase()),
+        other => other.clone(),
+    }
 }
 
-/// The tunnel of a peer that says who it is (and perhaps who it wants): the most exact identity
-/// counts, then the most exact address.
-pub(crate) fn by_identity(
-    connections: &BTreeMap<TunnelId, Arc<Connection>>,
-    path: Endpoints,
-    suite: IkeSuite,
-    id_i: &Identity,
-    id_r: Option<&Identity>,
-) -> Option<Arc<Connection>> {
-    let mut best: Option<(Rank, &Arc<Connection>)> = None;
-    for connection in connections.values() {
-        let fits = local_fits(connection, path.local.ip())
-            && connection.remote_id.accepts(id_i)
-            && id_r.is_none_or(|wanted| local_id(connection, path).same(wanted))
-            && accepts_suite(&connection.proposals, suite);
-        let Some(remote) = address_rank(connection, path.remote.ip()).filter(|_| fits) else {
-            continue;
+/// Every configured tunnel, and the ways to them that a peer's first messages need: with
+/// thousands of tunnels nobody is looked for among all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    all: BTreeMap<TunnelId, Arc<Connection>>,
+    /// By the single addresses they may come from.
+    hosts: BTreeSet<(IpAddr, TunnelId)>,
+    /// By the prefixes they may come from, the longest first.
+    wide: BTreeSet<(Reverse<u8>, TunnelId)>,
+    /// By the one identity they accept.
+    exact: BTreeSet<(Identity, TunnelId)>,
+    /// Those that accept several identities.
+    open: BTreeSet<TunnelId>,
+    /// By their children.
+    homes: BTreeMap<ChildId, TunnelId>,
+}
+
+/// Every tunnel there can be.
+const FIRST: TunnelId = TunnelId(0);
+const LAST: TunnelId = TunnelId(u32::MAX);
+
+impl Connections {
+    pub(crate) fn insert(&mut self, connection: Arc<Connection>) {
+        let tunnel = connection.tunnel;
+        self.remove(tunnel);
+        for remote in &connection.remote {
+            match one_address(*remote) {
+                Some(address) => self.hosts.insert((address, tunnel)),
+                None => self.wide.insert((Reverse(rank_of(*remote)), tunnel)),
+            };
+        }
+        match &connection.remote_id {
+            IdentityPattern::Exact(identity) => self.exact.insert((folded(identity), tunnel)),
+            IdentityPattern::Any | IdentityPattern::Suffix(_) => self.open.insert(tunnel),
         };
-        let identity = match connection.remote_id {
-            IdentityPattern::Any => 0,
-            IdentityPattern::Suffix(_) => 1,
-            IdentityPattern::Exact(_) => 2,
-        };
-        let rank = Rank { identity, remote, local: !connection.local.is_empty() };
-        if best.is_none_or(|(other, _)| rank > other) {
-            best = Some((rank, connection));
+        self.homes.extend(connection.children.iter().map(|config| (config.child, tunnel)));
+        self.all.insert(tunnel, connection);
+    }
+
+    pub(crate) fn remove(&mut self, tunnel: TunnelId) {
+        let Some(connection) = self.all.remove(&tunnel) else { return };
+        for remote in &connection.remote {
+            match one_address(*remote) {
+                Some(address) => self.hosts.remove(&(address, tunnel)),
+                None => self.wide.remove(&(Reverse(rank_of(*remote)), tunnel)),
+            };
+        }
+        if let IdentityPattern::Exact(identity) = &connection.remote_id {
+            self.exact.remove(&(folded(identity), tunnel));
+        }
+        self.open.remove(&tunnel);
+        for config in &connection.children {
+            if self.homes.get(&config.child) == Some(&tunnel) {
+                self.homes.remove(&config.child);
+            }
         }
     }
-    best.map(|(_, connection)| Arc::clone(connection))
+
+    pub(crate) fn get(&self, tunnel: TunnelId) -> Option<&Arc<Connection>> {
+        self.all.get(&tunnel)
+    }
+
+    /// The tunnel that a child is configured in.
+    pub(crate) fn home(&self, child: ChildId) -> Option<TunnelId> {
+        self.homes.get(&child).copied()
+    }
+
+    /// The tunnels whose addresses fit, best first; one that fits in several ways comes several
+    /// times.
+    pub(crate) fn by_address(&self, path: Endpoints) -> impl Iterator<Item = &Arc<Connection>> {
+        let (local, remote) = (path.local.ip(), path.remote.ip());
+        let hosts = self.hosts.range((remote, FIRST)..=(remote, LAST));
+        let hosts = hosts.filter_map(|(_, tunnel)| self.all.get(tunnel));
+        let wide = self.wide.iter().filter_map(move |(Reverse(rank), tunnel)| {
+            let connection = self.all.get(tunnel)?;
+            let fits = |it: &RemoteMatch| rank_of(*it) == *rank && it.accepts(remote);
+            connection.remote.iter().any(fits).then_some(connection)
+        });
+        hosts.chain(wide).filter(move |it| local_fits(it, local))
+    }
+
+    /// The tunnels whose peer may be one that this pattern accepts.
+    pub(crate) fn meeting(&self, pattern: &IdentityPattern) -> impl Iterator<Item = &Connection> {
+        let key = match pattern {
+            IdentityPattern::Exact(identity) => Some(folded(identity)),
+            IdentityPattern::Any | IdentityPattern::Suffix(_) => None,
+        };
+        let some = key.map(|key| self.exact.range((key.clone(), FIRST)..=(key, LAST)));
+        let all = some.is_none().then(|| self.all.keys());
+        let some = some.map(|named| named.map(|(_, it)| it).chain(&self.open));
+        let found = some.into_iter().flatten().chain(all.into_iter().flatten());
+        found
+            .filter_map(|tunnel| self.all.get(tunnel))
+            .map(|connection| &**connection)
+            .filter(|connection| connection.remote_id.may_meet(pattern))
+    }
+
+    /// The tunnel of a peer that says who it is (and perhaps who it wants): the most exact
+    /// identity counts, then the most exact address.
+    pub(crate) fn by_identity(
+        &self,
+        path: Endpoints,
+        suite: IkeSuite,
+        id_i: &Identity,
+        id_r: Option<&Identity>,
+    ) -> Option<Arc<Connection>> {
+        let key = folded(id_i);
+        let named = self.exact.range((key.clone(), FIRST)..=(key, LAST)).map(|(_, it)| it);
+        let mut best: Option<(Rank, &Arc<Connection>)> = None;
+        for connection in named.chain(&self.open).filter_map(|tunnel| self.all.get(tunnel)) {
+            let fits = local_fits(connection, path.local.ip())
+                && connection.remote_id.accepts(id_i)
+                && id_r.is_none_or(|wanted| local_id(connection, path).same(wanted))
+                && accepts_suite(&connection.proposals, suite);
+            let Some(remote) = address_rank(connection, path.remote.ip()).filter(|_| fits) else {
+                continue;
+            };
+            let identity = match connection.remote_id {
+                IdentityPattern::Any => 0,
+                IdentityPattern::Suffix(_) => 1,
+                IdentityPattern::Exact(_) => 2,
+            };
+            let rank = Rank { identity, remote, local: !connection.local.is_empty() };
+            if best.is_none_or(|(other, _)| rank > other) {
+                best = Some((rank, connection));
+            }
+        }
+        best.map(|(_, connection)| Arc::clone(connection))
+    }
 }
 
 /// Who we are to the peer of a tunnel.
@@ -90,4 +194,109 @@ fn accepts_suite(proposals: &[IkeProposal], suite: IkeSuite) -> bool {
             && it.prfs.contains(&suite.prf)
             && it.groups.contains(&suite.group)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::{format, vec, vec::Vec};
+
+    use sa_store::{Prefix, SecretBytes};
+
+    use super::*;
+    use crate::{
+        config::{AuthMethod, EncapPolicy},
+        negotiate::parse_ike,
+    };
+
+    fn connection(tunnel: u32, remote: &[&str], remote_id: &str) -> Arc<Connection> {
+        let place = |text: &&str| match text.parse::<Prefix>() {
+            Ok(prefix) => RemoteMatch::Prefix(prefix),
+            Err(_) => RemoteMatch::Any,
+        };
+        Arc::new(Connection {
+            tunnel: TunnelId(tunnel),
+            name: format!("t{tunnel}"),
+            local: Vec::new(),
+            remote: remote.iter().map(place).collect(),
+            local_id: None,
+            remote_id: remote_id.parse().unwrap(),
+            auth: AuthMethod::Psk(SecretBytes::from_slice(b"secret")),
+            proposals: vec![parse_ike("aes256gcm16-prfsha256-x25519").unwrap()],
+            rekey: None,
+            over_time: core::time::Duration::ZERO,
+            dpd: None,
+            encap: EncapPolicy::Auto,
+            replace_duplicates: true,
+            children: Vec::new(),
+        })
+    }
+
+    fn path(remote: &str) -> Endpoints {
+        let local = "192.0.2.1:500".parse().unwrap();
+        Endpoints { local, remote: format!("{remote}:500").parse().unwrap() }
+    }
+
+    fn table(all: &[Arc<Connection>]) -> Connections {
+        let mut table = Connections::default();
+        all.iter().for_each(|it| table.insert(Arc::clone(it)));
+        table
+    }
+
+    #[test]
+    fn the_most_exact_address_comes_first_and_what_went_is_not_found() {
+        let mut table = table(&[
+            connection(1, &["any"], "%any"),
+            connection(2, &["198.51.100.0/24"], "%any"),
+            connection(3, &["198.51.100.7/32", "203.0.113.0/24"], "%any"),
+            connection(4, &["198.51.0.0/16"], "%any"),
+            connection(5, &["198.51.100.7/32"], "%any"),
+        ]);
+        let order = |table: &Connections, remote: &str| -> Vec<u32> {
+            table.by_address(path(remote)).map(|it| it.tunnel.0).collect()
+        };
+        assert_eq!(order(&table, "198.51.100.7"), [3, 5, 2, 4, 1]);
+        assert_eq!(order(&table, "203.0.113.9"), [3, 1]);
+        assert_eq!(order(&table, "192.0.2.9"), [1]);
+        table.remove(TunnelId(3));
+        table.insert(connection(5, &["192.0.2.9/32"], "%any"));
+        assert_eq!(order(&table, "198.51.100.7"), [2, 4, 1]);
+        assert_eq!(order(&table, "192.0.2.9"), [5, 1]);
+    }
+
+    #[test]
+    fn the_most_exact_identity_wins_whatever_its_case() {
+        let mut table = table(&[
+            connection(1, &["198.51.100.7/32"], "%any"),
+            connection(2, &["any"], "*.example"),
+            connection(3, &["any"], "B.Example"),
+            connection(4, &["198.51.100.0/24"], "b.example"),
+        ]);
+        let suite = IkeSuite {
+            suite: sa_store::EspSuite::new(sa_store::EspCipher::AesGcm16(256), None).unwrap(),
+            prf: sa_store::PrfAlgorithm::HmacSha256,
+            group: sa_store::KeGroup::Curve25519,
+        };
+        let found = |table: &Connections, remote: &str, id: &str| {
+            let id = id.parse().unwrap();
+            table.by_identity(path(remote), suite, &id, None).map(|it| it.tunnel.0)
+        };
+        assert_eq!(found(&table, "198.51.100.7", "b.EXAMPLE"), Some(4));
+        assert_eq!(found(&table, "203.0.113.1", "b.example"), Some(3));
+        assert_eq!(found(&table, "203.0.113.1", "c.example"), Some(2));
+        assert_eq!(found(&table, "198.51.100.7", "nobody"), Some(1));
+        assert_eq!(found(&table, "203.0.113.1", "nobody"), None);
+        let meeting = |pattern: &str| -> Vec<u32> {
+            let pattern = pattern.parse().unwrap();
+            let mut all: Vec<u32> = table.meeting(&pattern).map(|it| it.tunnel.0).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(meeting("B.example"), [1, 2, 3, 4]);
+        assert_eq!(meeting("c.example"), [1, 2]);
+        assert_eq!(meeting("*.example"), [1, 2, 3, 4]);
+        assert_eq!(meeting("*.other"), [1, 2]);
+        table.remove(TunnelId(4));
+        assert_eq!(found(&table, "198.51.100.7", "b.example"), Some(3));
+        assert!(table.get(TunnelId(4)).is_none());
+    }
 }

@@ -10,7 +10,7 @@ use alloc::{
 };
 
 use crypto::{aead::Engines, random::RandomSource};
-use sa_store::{Instant, PairId};
+use sa_store::{Instant, PairId, TunnelId};
 
 use crate::{
     config::{EndpointConfig, Endpoints},
@@ -31,6 +31,8 @@ use crate::{
 pub struct Endpoint {
     shared: Shared,
     sas: BTreeMap<IkeSaId, IkeSa>,
+    /// The IKE SAs of each tunnel, in whatever state.
+    tunnels: BTreeSet<(TunnelId, IkeSaId)>,
     timers: BTreeSet<(Instant, IkeSaId)>,
     due: BTreeMap<IkeSaId, Instant>,
 }
@@ -53,6 +55,7 @@ impl Endpoint {
         Self {
             shared: Shared::new(config, random, spis),
             sas: BTreeMap::new(),
+            tunnels: BTreeSet::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
         }
@@ -96,6 +99,15 @@ impl Endpoint {
     #[must_use]
     pub fn ike_sas(&self) -> Vec<IkeSaView> {
         self.sas.iter().filter_map(|(id, sa)| sa.view(*id, &self.shared)).collect()
+    }
+
+    /// The IKE SAs of one tunnel, oldest first.
+    #[must_use]
+    pub fn ike_sas_of(&self, tunnel: TunnelId) -> Vec<IkeSaView> {
+        self.of_tunnel(tunnel)
+            .into_iter()
+            .filter_map(|ike| self.sas.get(&ike)?.view(ike, &self.shared))
+            .collect()
     }
 
     /// Datagrams that changed nothing, by reason.
@@ -174,9 +186,26 @@ impl Endpoint {
     /// Takes an IKE SA through one step.
     fn step(&mut self, ike: IkeSaId, step: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>) {
         let Some(sa) = self.sas.remove(&ike) else { return };
-        self.shared.calling.remove(&ike);
-        self.shared.creating.remove(&ike);
-        match step(sa, &mut self.shared) {
+        let tunnel = sa.tunnel();
+        // Its own step does not count it among those that call or create.
+        match &sa {
+            IkeSa::Authenticating(attempt) => {
+                self.shared.calling.remove(&(attempt.tunnel(), ike));
+            }
+            IkeSa::Established(sa) => {
+                if let Some(child) = sa.creates() {
+                    self.shared.creating.remove(&(child, ike, sa.peer.origin));
+                }
+            }
+            _ => {}
+        }
+        let next = step(sa, &mut self.shared);
+        if let Some(tunnel) = tunnel
+            && next.as_ref().and_then(IkeSa::tunnel) != Some(tunnel)
+        {
+            self.tunnels.remove(&(tunnel, ike));
+        }
+        match next {
             Some(sa) => self.put(ike, sa),
             None => self.set_timer(ike, Instant::NEVER),
         }
@@ -184,14 +213,14 @@ impl Endpoint {
 
     fn put(&mut self, ike: IkeSaId, sa: IkeSa) {
         let due = sa.due(&self.shared);
+        self.tunnels.extend(sa.tunnel().map(|tunnel| (tunnel, ike)));
         match &sa {
             IkeSa::Authenticating(attempt) => {
-                self.shared.calling.insert(ike, attempt.tunnel());
+                self.shared.calling.insert((attempt.tunnel(), ike));
             }
             IkeSa::Established(sa) => {
-                if let Some(child) = sa.creates() {
-                    self.shared.creating.insert(ike, (child, sa.peer.origin));
-                }
+                let child = sa.creates().map(|child| (child, ike, sa.peer.origin));
+                self.shared.creating.extend(child);
             }
             _ => {}
         }
@@ -199,9 +228,18 @@ impl Endpoint {
         self.set_timer(ike, due);
     }
 
+    /// The IKE SAs of a tunnel, in whatever state.
+    fn of_tunnel(&self, tunnel: TunnelId) -> Vec<IkeSaId> {
+        let (first, last) = ((tunnel, IkeSaId(0)), (tunnel, IkeSaId(u64::MAX)));
+        self.tunnels.range(first..=last).map(|(_, ike)| *ike).collect()
+    }
+
     fn set_timer(&mut self, ike: IkeSaId, at: Instant) {
         let old =
             if at == Instant::NEVER { self.due.remove(&ike) } else { self.due.insert(ike, at) };
+        if old == Some(at) {
+            return;
+        }
         if let Some(old) = old {
             self.timers.remove(&(old, ike));
         }

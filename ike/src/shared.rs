@@ -1,7 +1,11 @@
 //! What every IKE SA of an endpoint works with: time, randomness, limits, tunnels, children, and
 //! the queues of what is to be done.
 
-use alloc::{boxed::Box, collections::BTreeMap, collections::VecDeque, sync::Arc, vec::Vec};
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    vec::Vec,
+};
 use core::{net::SocketAddr, time::Duration};
 
 use crypto::{aead::Engines, random::RandomSource};
@@ -9,12 +13,15 @@ use sa_store::{ChildId, IkeSpi, Instant, PairId, SaId, TunnelId};
 
 use crate::{
     admission::Admission,
-    config::{Connection, EndpointConfig, Endpoints},
+    config::{EndpointConfig, Endpoints},
+    connections::Connections,
     counters::Counters,
     event::{Event, Failure},
     input::SpiSource,
     output::{Output, RequestKind, Ticket},
-    sa::{Task, child::Children, directory::Directory, established::Established, queue::Queued},
+    sa::{
+        Task, child_table::Children, directory::Directory, established::Established, queue::Queued,
+    },
     view::IkeSaId,
 };
 
@@ -79,15 +86,15 @@ pub(crate) struct Shared {
     pub(crate) random: Box<dyn RandomSource + Send>,
     pub(crate) engines: Engines,
     pub(crate) spis: Box<dyn SpiSource>,
-    pub(crate) connections: BTreeMap<TunnelId, Arc<Connection>>,
+    pub(crate) connections: Connections,
     pub(crate) children: Children,
     pub(crate) directory: Directory,
     pub(crate) admission: Admission,
     pub(crate) counters: Counters,
     /// Our own attempts that have sent IKE_AUTH.
-    pub(crate) calling: BTreeMap<IkeSaId, TunnelId>,
-    /// New children that we are asking for, each with the origin of its IKE SA.
-    pub(crate) creating: BTreeMap<IkeSaId, (ChildId, IkeSpi)>,
+    pub(crate) calling: BTreeSet<(TunnelId, IkeSaId)>,
+    /// New children that we are asking for, each with its IKE SA and the origin of that.
+    pub(crate) creating: BTreeSet<(ChildId, IkeSaId, IkeSpi)>,
     actions: VecDeque<Action>,
     outputs: VecDeque<Output>,
     waiting: BTreeMap<Ticket, Waiter>,
@@ -109,13 +116,13 @@ impl Shared {
             random,
             engines: Engines::portable(),
             spis,
-            connections: BTreeMap::new(),
+            connections: Connections::default(),
             children: Children::default(),
             directory: Directory::default(),
             admission,
             counters: Counters::default(),
-            calling: BTreeMap::new(),
-            creating: BTreeMap::new(),
+            calling: BTreeSet::new(),
+            creating: BTreeSet::new(),
             actions: VecDeque::new(),
             outputs: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -152,7 +159,15 @@ impl Shared {
 
     /// Whether we are about to have an IKE SA of our own with the tunnel's peer.
     pub(crate) fn is_calling(&self, tunnel: TunnelId) -> bool {
-        self.calling.values().any(|it| *it == tunnel)
+        let (first, last) = (IkeSaId(0), IkeSaId(u64::MAX));
+        self.calling.range((tunnel, first)..=(tunnel, last)).next().is_some()
+    }
+
+    /// The origins of the IKE SAs on which we are asking for a new child.
+    pub(crate) fn creators(&self, child: ChildId) -> impl Iterator<Item = IkeSpi> {
+        let first = (child, IkeSaId(0), IkeSpi(0));
+        let last = (child, IkeSaId(u64::MAX), IkeSpi(u64::MAX));
+        self.creating.range(first..=last).map(|(.., origin)| *origin)
     }
 
     pub(crate) fn nonce(&mut self) -> Vec<u8> {

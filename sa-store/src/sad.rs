@@ -61,6 +61,8 @@ impl SadEntry {
 pub struct Sad {
     sas: BTreeMap<SaId, SadEntry>,
     pairs: BTreeMap<PairId, Vec<SaId>>,
+    /// The outbound SA that carries each child's traffic.
+    active: BTreeMap<ChildId, SaId>,
 }
 
 impl Sad {
@@ -71,6 +73,9 @@ impl Sad {
 
     pub(crate) fn remove(&mut self, sa: SaId) {
         let Some(entry) = self.sas.remove(&sa) else { return };
+        if self.active.get(&entry.child) == Some(&sa) {
+            self.active.remove(&entry.child);
+        }
         if let Some(members) = self.pairs.get_mut(&entry.pair) {
             members.retain(|member| *member != sa);
             if members.is_empty() {
@@ -81,9 +86,11 @@ impl Sad {
 
     /// Makes an outbound SA the one that carries its child's traffic.
     pub(crate) fn activate(&mut self, sa: SaId) {
-        let Some(child) = self.sas.get(&sa).map(|entry| entry.child) else { return };
-        for entry in self.sas.values_mut().filter(|entry| entry.child == child) {
-            entry.active = entry.id == sa;
+        let Some(entry) = self.sas.get_mut(&sa) else { return };
+        entry.active = true;
+        let before = self.active.insert(entry.child, sa).filter(|before| *before != sa);
+        if let Some(entry) = before.and_then(|before| self.sas.get_mut(&before)) {
+            entry.active = false;
         }
     }
 

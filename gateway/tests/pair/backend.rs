@@ -71,8 +71,11 @@ impl Memory {
                 return Err("the device hangs".into());
             }
             Operation::Remove(sa) => {
-                state.sas.remove(sa);
-                state.active.retain(|_, active| active != sa);
+                if let Some(record) = state.sas.remove(sa)
+                    && state.active.get(&record.child) == Some(sa)
+                {
+                    state.active.remove(&record.child);
+                }
                 self.live.remove(*sa);
             }
             Operation::Query(_) => {}

@@ -1,9 +1,12 @@
 //! Many tunnels at once.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use gateway::{
-    command::Outcome,
+    command::{Command, Outcome},
     read_model::TunnelState,
     spec::{ConnectionSpec, TunnelMode},
 };
@@ -45,4 +48,38 @@ fn hundreds_of_tunnels_between_two_addresses_come_up() {
         assert_eq!(up, TUNNELS as usize);
         assert_eq!(world.sides[side].backend.state().sas.len(), 2 * TUNNELS as usize);
     }
+}
+
+/// Processor time of this thread so far: what others do on this machine does not count.
+fn spent() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// What it costs to have this many tunnels: to bring them up, to keep them for ten minutes, to
+/// look at them, to reload them, and to stop.
+fn cost(tunnels: u32) -> Duration {
+    let begin = spent();
+    let mut world = World::empty();
+    for side in [B, A] {
+        let specs = (0..tunnels).map(|number| numbered(side, number)).collect();
+        assert!(matches!(world.apply(side, specs), Outcome::Done(_)));
+    }
+    world.run(600);
+    let status = world.sides[A].gateway.status(world.now);
+    assert!(status.tunnels.iter().all(|tunnel| tunnel.state == TunnelState::Established));
+    let specs = (0..tunnels).map(|number| numbered(A, number)).collect();
+    assert!(matches!(world.apply(A, specs), Outcome::Done(_)));
+    assert!(matches!(world.command(A, Command::Shutdown), Outcome::Done(_)));
+    assert!(world.sides[A].backend.state().sas.is_empty());
+    spent().checked_sub(begin).unwrap()
+}
+
+#[test]
+fn eight_times_the_tunnels_cost_about_eight_times_as_much() {
+    // With a look through all tunnels for each message it was more than fifty times. The
+    // processor's caches make some difference, so the best of a few tries counts.
+    let ratio = |_| cost(1600).as_secs_f64() / cost(200).as_secs_f64();
+    let best = (0..3).map(ratio).find(|ratio| *ratio < 20.0);
+    assert!(best.is_some(), "1600 tunnels cost more than 20 times what 200 cost, three times");
 }

@@ -119,12 +119,8 @@ impl Endpoint {
 
     /// The peer's IKE SA is up first: our attempts that it cannot know of yet are not needed.
     fn take_over_attempts(&mut self, tunnel: TunnelId, new: IkeSaId) {
-        let attempts: Vec<IkeSaId> = self
-            .sas
-            .iter()
-            .filter(|(_, sa)| matches!(sa, IkeSa::Initiating(_)) && sa.tunnel() == Some(tunnel))
-            .map(|(ike, _)| *ike)
-            .collect();
+        let mut attempts = self.of_tunnel(tunnel);
+        attempts.retain(|ike| matches!(self.sas.get(ike), Some(IkeSa::Initiating(_))));
         let mut children: Vec<ChildId> = Vec::new();
         for ike in attempts {
             self.step(ike, |sa, shared| {

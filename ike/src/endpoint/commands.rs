@@ -12,18 +12,17 @@ use crate::{
     exchange::ike_sa_init::{self, Target},
     input::Command,
     sa::{IkeSa, Task, child::Phase, established::OwnExchange},
-    view::IkeSaId,
 };
 
 impl Endpoint {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Configure(connection) => {
-                self.shared.connections.insert(connection.tunnel, connection);
+                self.shared.connections.insert(connection);
             }
             Command::Forget(tunnel) => {
                 self.terminate(tunnel);
-                self.shared.connections.remove(&tunnel);
+                self.shared.connections.remove(tunnel);
             }
             Command::Initiate { tunnel, path, children } => self.initiate(tunnel, path, children),
             Command::Terminate { tunnel } => self.terminate(tunnel),
@@ -46,7 +45,7 @@ impl Endpoint {
     }
 
     fn initiate(&mut self, tunnel: TunnelId, path: Endpoints, children: Vec<ChildId>) {
-        let Some(connection) = self.shared.connections.get(&tunnel).cloned() else {
+        let Some(connection) = self.shared.connections.get(tunnel).cloned() else {
             let failure = Failure::new(FailureCode::NoMatchingTunnel, "no such tunnel");
             self.shared.failed(Some(tunnel), None, path.remote, failure);
             return;
@@ -81,26 +80,20 @@ impl Endpoint {
 
     /// An attempt that is under way brings these children as well.
     fn join_attempt(&mut self, tunnel: TunnelId, children: &[ChildId]) -> bool {
-        let attempt = self.sas.values_mut().find_map(|sa| match sa {
-            IkeSa::Initiating(attempt) if attempt.tunnel() == tunnel => {
-                Some(attempt.children_mut())
+        for ike in self.of_tunnel(tunnel) {
+            let wanted = match self.sas.get_mut(&ike) {
+                Some(IkeSa::Initiating(attempt)) => attempt.children_mut(),
+                Some(IkeSa::Authenticating(attempt)) => attempt.children_mut(),
+                _ => continue,
+            };
+            for child in children {
+                if !wanted.contains(child) {
+                    wanted.push(*child);
+                }
             }
-            IkeSa::Authenticating(attempt) if attempt.tunnel() == tunnel => {
-                Some(attempt.children_mut())
-            }
-            _ => None,
-        });
-        let Some(wanted) = attempt else { return false };
-        for child in children {
-            if !wanted.contains(child) {
-                wanted.push(*child);
-            }
+            return true;
         }
-        true
-    }
-
-    fn of_tunnel(&self, tunnel: TunnelId) -> Vec<IkeSaId> {
-        self.sas.iter().filter(|(_, sa)| sa.tunnel() == Some(tunnel)).map(|(ike, _)| *ike).collect()
+        false
     }
 
     fn terminate(&mut self, tunnel: TunnelId) {
@@ -124,7 +117,11 @@ impl Endpoint {
     fn terminate_child(&mut self, child: ChildId) {
         let reason = Failure::new(FailureCode::DeletedByOperator, "the child was taken down");
         let now = self.shared.now;
-        for ike in self.sas.keys().copied().collect::<Vec<_>>() {
+        let ikes = match self.shared.connections.home(child) {
+            Some(tunnel) => self.of_tunnel(tunnel),
+            None => self.sas.keys().copied().collect(),
+        };
+        for ike in ikes {
             let reason = reason.clone();
             self.with_established(ike, |sa, shared| {
                 let asked = matches!(&sa.own, Some(OwnExchange::Child(own))
@@ -162,11 +159,7 @@ impl Endpoint {
     fn nothing_there(&mut self, tunnel: Option<TunnelId>, child: Option<ChildId>) {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let failure = Failure::new(FailureCode::ChildSaNotFound, "it is not up");
-        let tunnel = tunnel.or_else(|| {
-            let mut all = self.shared.connections.values();
-            all.find(|it| it.children.iter().any(|config| Some(config.child) == child))
-                .map(|it| it.tunnel)
-        });
+        let tunnel = tunnel.or_else(|| self.shared.connections.home(child?));
         self.shared.failed(tunnel, child, nowhere, failure);
     }
 

@@ -39,7 +39,7 @@ pub(crate) use responder::{
 
 /// The configuration of a child: as it is now, else as it was.
 pub(crate) fn config_of(sa: &Established, shared: &Shared, child: ChildId) -> Option<ChildConfig> {
-    let current = shared.connections.get(&sa.peer.tunnel());
+    let current = shared.connections.get(sa.peer.tunnel());
     let find = |connection: &crate::config::Connection| {
         connection.children.iter().find(|config| config.child == child).cloned()
     };

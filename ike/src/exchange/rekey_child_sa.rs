@@ -264,9 +264,8 @@ pub(crate) fn crosses_own_request(sa: &Established, shared: &Shared, child: Chil
             && shared.now.since(it.installed) < UNDER_WAY
             && matches!(it.phase, Phase::Installing | Phase::Installed | Phase::Rekeying)
     };
-    let elsewhere =
-        |(other, origin): &(ChildId, IkeSpi)| *other == child && *origin < sa.peer.origin;
-    asked || shared.creating.values().any(elsewhere) || shared.children.of(sa.id).any(fresh)
+    let elsewhere = |origin: IkeSpi| origin < sa.peer.origin;
+    asked || shared.creators(child).any(elsewhere) || shared.children.of(sa.id).any(fresh)
 }
 
 /// A pair that the peer asked for stands and the peer has been told.

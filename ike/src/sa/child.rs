@@ -7,13 +7,14 @@
 //!                    '--> Deleting ------------>'
 //! ```
 
-use alloc::{boxed::Box, collections::BTreeMap, collections::BTreeSet, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 
 use sa_store::{
     ChildId, Encapsulation, EspSpi, EspTransform, Identity, IkeSpi, Instant, KeGroup, PairId, SaId,
     TrafficSelector, TunnelId,
 };
 
+use super::child_table::Stage;
 use crate::{
     config::Endpoints,
     event::{Event, Failure},
@@ -91,150 +92,8 @@ pub(crate) enum Phase {
     Deleting,
 }
 
-/// A pair that IKE is done with.
-#[derive(Clone, Debug)]
-struct Leaving {
-    sa: ChildSa,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// The backend has not said yet whether it is installed.
-    Installing,
-    /// Packets on their way may still arrive.
-    Lingering { until: Instant },
-    /// The backend is removing it.
-    Removing,
-}
-
-/// All pairs of an endpoint.
-#[derive(Debug, Default)]
-pub(crate) struct Children {
-    live: BTreeMap<PairId, ChildSa>,
-    leaving: BTreeMap<PairId, Leaving>,
-    timers: BTreeSet<(Instant, PairId)>,
-    /// The pair whose outbound SA carries a child's traffic.
-    carriers: BTreeMap<ChildId, PairId>,
-}
-
-impl Children {
-    pub(crate) fn insert(&mut self, sa: ChildSa) {
-        self.live.insert(sa.pair, sa);
-    }
-
-    pub(crate) fn get(&self, pair: PairId) -> Option<&ChildSa> {
-        self.live.get(&pair)
-    }
-
-    pub(crate) fn get_mut(&mut self, pair: PairId) -> Option<&mut ChildSa> {
-        self.live.get_mut(&pair)
-    }
-
-    pub(crate) fn of(&self, owner: IkeSaId) -> impl Iterator<Item = &ChildSa> {
-        self.live.values().filter(move |sa| sa.owner == owner)
-    }
-
-    /// The pair of a line of IKE SAs that the peer receives with `spi`.
-    pub(crate) fn by_peer_spi(&self, origin: IkeSpi, spi: EspSpi) -> Option<&ChildSa> {
-        self.live.values().find(|sa| sa.origin == origin && sa.spi_out == spi)
-    }
-
-    pub(crate) fn by_sa(&self, id: SaId) -> Option<&ChildSa> {
-        self.live.values().find(|sa| sa.sa_in == id || sa.sa_out == id)
-    }
-
-    /// The pair that carries a child, or can: the newest that is neither replaced nor deleted.
-    pub(crate) fn current(&self, child: ChildId) -> Option<&ChildSa> {
-        self.live
-            .values()
-            .rev()
-            .filter(|sa| sa.child == child)
-            .find(|sa| matches!(sa.phase, Phase::Installed | Phase::Rekeying))
-    }
-
-    /// Who carries the child of a pair that ends, of what stands at both ends: its successor; or,
-    /// if it is itself a successor that is not needed, what it was made to replace or another
-    /// successor of that; or any pair of the child.
-    fn heir(&self, old: &ChildSa) -> Option<PairId> {
-        let usable = |sa: &&ChildSa| matches!(sa.phase, Phase::Installed | Phase::Rekeying);
-        let others = || {
-            self.live.values().rev().filter(|sa| {
-                sa.child == old.child && sa.pair != old.pair && sa.remote_id.same(&old.remote_id)
-            })
-        };
-        let successor = others().filter(usable).find(|sa| sa.replaces == Some(old.pair));
-        let brother = || {
-            let same = |sa: &&ChildSa| sa.replaces == old.replaces && !sa.standby;
-            old.replaces.and_then(|_| others().filter(usable).find(same))
-        };
-        let father = || {
-            let father = old.replaces.and_then(|father| self.live.get(&father));
-            father.filter(|sa| !matches!(sa.phase, Phase::Deleting | Phase::Installing))
-        };
-        successor
-            .or_else(brother)
-            .or_else(father)
-            .or_else(|| others().filter(usable).find(|sa| !sa.standby))
-            .or_else(|| others().find(usable))
-            .map(|sa| sa.pair)
-    }
-
-    /// The successor of a pair that stands, ours or the peer's.
-    pub(crate) fn successor(&self, old: PairId, ours: bool) -> Option<&ChildSa> {
-        self.live.values().rev().find(|sa| {
-            sa.replaces == Some(old)
-                && sa.ours == ours
-                && matches!(sa.phase, Phase::Installed | Phase::Rekeying)
-        })
-    }
-
-    /// The pair that carries a child's traffic now.
-    pub(crate) fn carrier(&self, child: ChildId) -> Option<PairId> {
-        self.carriers.get(&child).copied()
-    }
-
-    /// Whether an IKE SA has the child, or is getting it installed.
-    pub(crate) fn has(&self, owner: IkeSaId, child: ChildId) -> bool {
-        self.of(owner).any(|sa| {
-            sa.child == child
-                && matches!(sa.phase, Phase::Installing | Phase::Installed | Phase::Rekeying)
-        })
-    }
-
-    pub(crate) fn count(&self, owner: IkeSaId) -> usize {
-        self.of(owner).count()
-    }
-
-    /// All pairs of an IKE SA go to its successor.
-    pub(crate) fn inherit(&mut self, from: IkeSaId, to: IkeSaId) {
-        for sa in self.live.values_mut().filter(|sa| sa.owner == from) {
-            sa.owner = to;
-        }
-    }
-
-    /// Takes a pair that the backend refused; its SPI is the caller's.
-    pub(crate) fn take_uninstalled(&mut self, pair: PairId) -> Option<EspSpi> {
-        self.live.remove(&pair).map(|sa| sa.spi_in)
-    }
-
-    pub(crate) fn next_timer(&self) -> Instant {
-        self.timers.first().map_or(Instant::NEVER, |(at, _)| *at)
-    }
-
-    pub(crate) fn views(&self, owner: IkeSaId) -> Vec<ChildView> {
-        let live = self.of(owner).map(|sa| sa.view(sa.phase.state()));
-        let leaving = self
-            .leaving
-            .values()
-            .filter(|leaving| leaving.sa.owner == owner)
-            .map(|leaving| leaving.sa.view(ChildState::Draining));
-        live.chain(leaving).collect()
-    }
-}
-
 impl Phase {
-    const fn state(self) -> ChildState {
+    pub(super) const fn state(self) -> ChildState {
         match self {
             Self::Installing => ChildState::Installing,
             Self::Installed => ChildState::Installed,
@@ -246,7 +105,7 @@ impl Phase {
 }
 
 impl ChildSa {
-    fn view(&self, state: ChildState) -> ChildView {
+    pub(super) fn view(&self, state: ChildState) -> ChildView {
         let time = |at: Instant| (at != Instant::NEVER).then_some(at);
         ChildView {
             pair: self.pair,
@@ -290,10 +149,9 @@ impl Shared {
         }
         let (child, origin) = (sa.child, sa.origin);
         self.carry(pair);
-        for old in self.children.live.values_mut() {
-            let older = old.child == child && old.origin == origin && old.pair < pair;
-            if let Phase::Replaced { until: when } = &mut old.phase
-                && older
+        for old in self.children.older_of(child, pair) {
+            if let Some(old) = self.children.get_mut(old).filter(|old| old.origin == origin)
+                && let Phase::Replaced { until: when } = &mut old.phase
             {
                 *when = (*when).min(until);
             }
@@ -313,15 +171,18 @@ impl Shared {
     /// A response of the peer proves that for IKE_AUTH only: its own requests go another way.
     pub(crate) fn confirm_pairs(&mut self, owner: IkeSaId, first: bool) {
         let at = self.now + INSTALLING;
-        let waits = |sa: &&mut ChildSa| {
-            sa.owner == owner
-                && sa.standby
+        let waits = |sa: &&ChildSa| {
+            sa.standby
                 && sa.replaces.is_none()
                 && sa.phase == Phase::Installed
                 && (sa.first || !first)
         };
-        for sa in self.children.live.values_mut().filter(waits) {
-            sa.carry_at = sa.carry_at.min(at);
+        let waiting: Vec<PairId> =
+            self.children.of(owner).filter(waits).map(|sa| sa.pair).collect();
+        for pair in waiting {
+            if let Some(sa) = self.children.get_mut(pair) {
+                sa.carry_at = sa.carry_at.min(at);
+            }
         }
     }
 
@@ -347,7 +208,7 @@ impl Shared {
         };
         (sa.standby, sa.carry_at) = (false, Instant::NEVER);
         let child = sa.child;
-        let carries = self.children.carriers.insert(child, pair) == Some(pair);
+        let carries = self.children.set_carrier(child, pair) == Some(pair);
         if !carries {
             self.request(Waiter::Pair(pair), RequestKind::Activate { pair });
         }
@@ -388,7 +249,7 @@ impl Shared {
         // Somebody else may have got the traffic in the meantime.
         let (child, displaces) = (sa.child, sa.displaces);
         if self.children.carrier(child) == displaces {
-            self.children.carriers.insert(child, pair);
+            self.children.set_carrier(child, pair);
         }
     }
 
@@ -396,7 +257,7 @@ impl Shared {
     /// traffic and this one goes on receiving what is under way for a while; otherwise it is
     /// removed at once and its child is down because of `reason`.
     pub(crate) fn end_pair(&mut self, pair: PairId, reason: Option<&Failure>) {
-        let Some(sa) = self.children.live.remove(&pair) else { return };
+        let Some(sa) = self.children.remove(pair) else { return };
         let heir = self.children.heir(&sa);
         if self.children.carrier(sa.child) == Some(pair) {
             match heir {
@@ -404,7 +265,7 @@ impl Shared {
                     self.carry(heir);
                 }
                 None => {
-                    self.children.carriers.remove(&sa.child);
+                    self.children.no_carrier(sa.child);
                 }
             }
         }
@@ -420,6 +281,12 @@ impl Shared {
                 reason: reason.clone(),
             }),
             _ => {}
+        }
+        if heir.is_none() {
+            // The child is down: what still drains has nothing to wait for.
+            for pair in self.children.end_lingering(sa.child, &sa.remote_id) {
+                self.request(Waiter::Pair(pair), RequestKind::Remove { pair });
+            }
         }
         self.take_leave(sa, heir.is_some());
     }
@@ -448,33 +315,24 @@ impl Shared {
         let stage = if sa.phase == Phase::Installing {
             Stage::Installing
         } else if linger {
-            let until = self.now + self.config.drain_time;
-            self.children.timers.insert((until, pair));
-            Stage::Lingering { until }
+            Stage::Lingering { until: self.now + self.config.drain_time }
         } else {
             self.request(Waiter::Pair(pair), RequestKind::Remove { pair });
             Stage::Removing
         };
-        self.children.leaving.insert(pair, Leaving { sa, stage });
+        self.children.leave(sa, stage);
     }
 
     /// Removes pairs that have lingered long enough.
     pub(crate) fn remove_lingering(&mut self) {
-        while let Some(&(until, pair)) = self.children.timers.first() {
-            if until > self.now {
-                return;
-            }
-            self.children.timers.pop_first();
-            if let Some(leaving) = self.children.leaving.get_mut(&pair) {
-                leaving.stage = Stage::Removing;
-                self.request(Waiter::Pair(pair), RequestKind::Remove { pair });
-            }
+        while let Some(pair) = self.children.next_lingered(self.now) {
+            self.request(Waiter::Pair(pair), RequestKind::Remove { pair });
         }
     }
 
     /// An answer of the backend about a pair that IKE is done with.
     pub(crate) fn on_leaving_completion(&mut self, pair: PairId, result: &CompletionResult) {
-        let Some(leaving) = self.children.leaving.get_mut(&pair) else { return };
+        let Some(leaving) = self.children.leaving_mut(pair) else { return };
         let gone = match (leaving.stage, result) {
             (Stage::Installing, CompletionResult::Installed(Ok(()))) => {
                 leaving.stage = Stage::Removing;
@@ -485,11 +343,8 @@ impl Shared {
             | (Stage::Removing, CompletionResult::Removed) => true,
             _ => false,
         };
-        if gone {
-            let leaving = self.children.leaving.remove(&pair);
-            if let Some(leaving) = leaving {
-                self.spis.release(leaving.sa.spi_in);
-            }
+        if gone && let Some(sa) = self.children.left(pair) {
+            self.spis.release(sa.spi_in);
         }
     }
 
@@ -497,18 +352,16 @@ impl Shared {
     ///
     /// One that is being installed follows when it stands.
     pub(crate) fn move_pairs(&mut self, owner: IkeSaId, path: Endpoints) {
-        let behind = |sa: &&mut ChildSa| {
-            sa.owner == owner
-                && sa.encapsulation == Encapsulation::Udp
+        let behind = |sa: &&ChildSa| {
+            sa.encapsulation == Encapsulation::Udp
                 && sa.phase != Phase::Installing
                 && sa.path != path
         };
-        let mut pairs = Vec::new();
-        for sa in self.children.live.values_mut().filter(behind) {
-            sa.path = path;
-            pairs.push(sa.pair);
-        }
+        let pairs: Vec<PairId> = self.children.of(owner).filter(behind).map(|sa| sa.pair).collect();
         for pair in pairs {
+            if let Some(sa) = self.children.get_mut(pair) {
+                sa.path = path;
+            }
             self.request(Waiter::Pair(pair), RequestKind::UpdateAddresses { pair, path });
         }
     }

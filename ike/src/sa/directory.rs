@@ -1,6 +1,6 @@
 //! Which IKE SA a message belongs to, and which IKE SAs of a tunnel are up.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use core::net::SocketAddr;
 
 use sa_store::{IkeSpi, Instant, TunnelId};
@@ -13,6 +13,7 @@ pub(crate) struct Directory {
     by_spi: BTreeMap<IkeSpi, IkeSaId>,
     half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSaId>,
     established: BTreeMap<IkeSaId, Entry>,
+    tunnels: BTreeSet<(TunnelId, IkeSaId)>,
 }
 
 /// An established IKE SA as others need to know it.
@@ -56,11 +57,14 @@ impl Directory {
     }
 
     pub(crate) fn enter(&mut self, ike: IkeSaId, entry: Entry) {
+        self.tunnels.insert((entry.tunnel, ike));
         self.established.insert(ike, entry);
     }
 
     pub(crate) fn leave(&mut self, ike: IkeSaId) {
-        self.established.remove(&ike);
+        if let Some(entry) = self.established.remove(&ike) {
+            self.tunnels.remove(&(entry.tunnel, ike));
+        }
     }
 
     pub(crate) fn set_active(&mut self, ike: IkeSaId, active: bool) {
@@ -75,17 +79,13 @@ impl Directory {
 
     /// The IKE SAs of a tunnel that are in use, oldest first.
     pub(crate) fn active(&self, tunnel: TunnelId) -> impl Iterator<Item = (IkeSaId, Entry)> + '_ {
-        self.established
-            .iter()
-            .filter(move |(_, entry)| entry.tunnel == tunnel && entry.active)
-            .map(|(ike, entry)| (*ike, *entry))
+        self.of_tunnel(tunnel)
+            .filter_map(|ike| Some((ike, self.entry(ike).filter(|entry| entry.active)?)))
     }
 
     /// Every established IKE SA of a tunnel, also those that are on their way out.
     pub(crate) fn of_tunnel(&self, tunnel: TunnelId) -> impl Iterator<Item = IkeSaId> + '_ {
-        self.established
-            .iter()
-            .filter(move |(_, entry)| entry.tunnel == tunnel)
-            .map(|(ike, _)| *ike)
+        let (first, last) = ((tunnel, IkeSaId(0)), (tunnel, IkeSaId(u64::MAX)));
+        self.tunnels.range(first..=last).map(|(_, ike)| *ike)
     }
 }

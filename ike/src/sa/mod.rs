@@ -19,6 +19,7 @@ use crate::{
 
 pub(crate) mod channel;
 pub(crate) mod child;
+pub(crate) mod child_table;
 pub(crate) mod directory;
 pub(crate) mod established;
 pub(crate) mod lifetime;

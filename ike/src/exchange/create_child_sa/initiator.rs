@@ -136,7 +136,7 @@ pub(crate) fn start(
     }
     let answers =
         matches!(&sa.answer, Some(Answer::Child(answering)) if answering.config.child == child);
-    if answers || shared.creating.values().any(|(other, _)| *other == child) {
+    if answers || shared.creators(child).next().is_some() {
         // It is on its way, here or over another IKE SA: perhaps there is nothing left to do.
         sa.retry_soon(shared, Task::CreateChild(child), attempts);
         return Ok(());

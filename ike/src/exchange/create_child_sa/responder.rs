@@ -246,7 +246,7 @@ fn pick(
     (ours, theirs): (&[TrafficSelector], &[TrafficSelector]),
     old: Option<ChildId>,
 ) -> Option<(Box<ChildConfig>, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
-    let connection = shared.connections.get(&sa.peer.tunnel()).unwrap_or(&sa.peer.connection);
+    let connection = shared.connections.get(sa.peer.tunnel()).unwrap_or(&sa.peer.connection);
     let narrowed = |config: &ChildConfig| {
         let local = traffic_selector::narrow(&config.local, ours);
         let remote = traffic_selector::narrow(&config.remote, theirs);
@@ -277,7 +277,7 @@ fn ts_refused(
     ours: &TrafficSelectors,
     theirs: &TrafficSelectors,
 ) -> Failure {
-    let connection = shared.connections.get(&sa.peer.tunnel()).unwrap_or(&sa.peer.connection);
+    let connection = shared.connections.get(sa.peer.tunnel()).unwrap_or(&sa.peer.connection);
     let configured: Vec<alloc::string::String> = connection
         .children
         .iter()

@@ -152,13 +152,8 @@ fn verify(
     let remote_id = id.identity().map_err(unreadable)?;
     let wanted = payloads.id_r().and_then(|id| id.identity().ok());
     let path = channel.path;
-    let connection = connections::by_identity(
-        &shared.connections,
-        path,
-        channel.suite,
-        &remote_id,
-        wanted.as_ref(),
-    );
+    let connection =
+        shared.connections.by_identity(path, channel.suite, &remote_id, wanted.as_ref());
     let octets = SignedOctets {
         message: &opening.transcript.request,
         peer_nonce: &opening.transcript.nonce_r,
@@ -187,10 +182,10 @@ fn nobody(
     remote_id: &Identity,
     wanted: Option<&Identity>,
 ) -> Unproven {
-    let candidates = connections::by_address(&shared.connections, path);
     let asked = wanted.map(|id| format!(" and asks for {}", claimed(id))).unwrap_or_default();
-    let expected: alloc::vec::Vec<_> = candidates
-        .iter()
+    let expected: alloc::vec::Vec<_> = shared
+        .connections
+        .by_address(path)
         .take(4)
         .map(|it| {
             format!("{} (as {}) in {}", it.remote_id, connections::local_id(it, path), it.name)
@@ -206,5 +201,6 @@ fn nobody(
             expected.join(", ")
         }
     );
-    (candidates.into_iter().next(), Failure::new(FailureCode::IdentityMismatch, message))
+    let likely = shared.connections.by_address(path).next().cloned();
+    (likely, Failure::new(FailureCode::IdentityMismatch, message))
 }

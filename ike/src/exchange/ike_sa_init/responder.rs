@@ -9,7 +9,6 @@ use super::{Transcript, does_fragmentation, extensions};
 use crate::{
     admission::{MAX_INIT_LEN, Verdict},
     config::{Connection, EncapPolicy, Endpoints, IkeSuite},
-    connections,
     event::{Failure, FailureCode},
     exchange::ike_auth,
     input::{CompletionResult, KeFailure},
@@ -169,13 +168,13 @@ const TRIED: usize = 8;
 /// Cheap, whatever is offered: everybody can ask, as often as they like, and get no cookie.
 fn choose(shared: &Shared, path: Endpoints, payloads: &Payloads<'_>) -> Option<Chosen> {
     let offered = payloads.sa()?;
-    let mut tried: Vec<Arc<Connection>> = Vec::with_capacity(TRIED);
-    for connection in connections::by_address(&shared.connections, path) {
+    let mut tried: Vec<&Arc<Connection>> = Vec::with_capacity(TRIED);
+    for connection in shared.connections.by_address(path) {
         if tried.iter().any(|it| it.proposals == connection.proposals) {
             continue;
         }
         if let Some(choice) = find_ike(&connection.proposals, offered) {
-            return Some((connection, choice));
+            return Some((Arc::clone(connection), choice));
         }
         if tried.len() < TRIED {
             tried.push(connection);
@@ -186,7 +185,7 @@ fn choose(shared: &Shared, path: Endpoints, payloads: &Payloads<'_>) -> Option<C
 
 /// Why [`choose`] found nothing, for the operator.
 fn why_not(shared: &mut Shared, path: Endpoints, payloads: &Payloads<'_>) {
-    let nearest = connections::by_address(&shared.connections, path).into_iter().next();
+    let nearest = shared.connections.by_address(path).next().cloned();
     if nearest.is_none() {
         shared.counters.no_tunnel += 1;
     }

@@ -9,6 +9,8 @@ use std::{
     ptr,
 };
 
+use arrayvec::ArrayVec;
+
 use super::cmsg::{Control, SOCKADDR_LEN, SocketAddress};
 
 /// `TUNSETIFF`, `TUNSETOFFLOAD` and `TUNSETVNETHDRSZ` of `linux/if_tun.h`.
@@ -17,7 +19,9 @@ const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 
 /// Messages taken by one `recvmmsg` at most.
-pub(crate) const RECEIVE_BATCH: usize = 16;
+pub(crate) const RECEIVE_BATCH: usize = 64;
+/// Messages given to one `sendmmsg` at most.
+pub(crate) const SEND_BATCH: usize = 64;
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -131,6 +135,47 @@ pub(crate) fn send(
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// One `sendmmsg`: each of `packets` (the first [`SEND_BATCH`]) as a message of its own, all to
+/// one address with one set of control messages. Returns how many the kernel took; an error is
+/// that of the first packet, of which nothing was sent.
+pub(crate) fn send_many(
+    fd: BorrowedFd<'_>,
+    to: &SocketAddress,
+    packets: &[IoSlice<'_>],
+    control: &[u8],
+) -> io::Result<usize> {
+    let (name, name_len) = to.as_bytes();
+    let name_len = libc::socklen_t::try_from(name_len).map_err(io::Error::other)?;
+    let mut messages: ArrayVec<libc::mmsghdr, SEND_BATCH> = ArrayVec::new();
+    for packet in packets.iter().take(SEND_BATCH) {
+        // SAFETY: `mmsghdr` is plain data for which zeroes are valid.
+        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let header = &mut message.msg_hdr;
+        header.msg_name = name.as_ptr().cast_mut().cast();
+        header.msg_namelen = name_len;
+        // `IoSlice` is documented to have the layout of `iovec`.
+        header.msg_iov = ptr::from_ref(packet).cast_mut().cast();
+        header.msg_iovlen = 1;
+        if !control.is_empty() {
+            header.msg_control = control.as_ptr().cast_mut().cast();
+            header.msg_controllen = control.len() as _;
+        }
+        messages.push(message);
+    }
+    let count = libc::c_uint::try_from(messages.len()).map_err(io::Error::other)?;
+    // SAFETY: the `count` headers live across the call, and every pointer in them is to memory
+    // borrowed for it, with its length; `sendmmsg` writes only the headers' own lengths.
+    let sent = unsafe {
+        libc::sendmmsg(
+            fd.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// What `recvmmsg` told about one message; its bytes are in the data buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
@@ -144,62 +189,97 @@ pub(crate) struct Received {
     pub truncated: bool,
 }
 
-/// Receives up to [`RECEIVE_BATCH`] messages; message `i` goes to `data[i * stride..]`.
-pub(crate) fn receive(
-    fd: BorrowedFd<'_>,
-    data: &mut [u8],
-    stride: usize,
-    mut each: impl FnMut(usize, Received),
-) -> io::Result<usize> {
-    const CONTROL: usize = 128;
-    let mut names = [[0_u8; SOCKADDR_LEN]; RECEIVE_BATCH];
-    let mut controls = [[0_u8; CONTROL]; RECEIVE_BATCH];
-    // SAFETY: `iovec` is plain data for which zeroes are valid.
-    let mut vectors: [libc::iovec; RECEIVE_BATCH] = unsafe { std::mem::zeroed() };
-    // SAFETY: `mmsghdr` is plain data for which zeroes are valid.
-    let mut messages: [libc::mmsghdr; RECEIVE_BATCH] = unsafe { std::mem::zeroed() };
-    let mut count = 0;
-    let slots = data.chunks_exact_mut(stride.max(1));
-    for ((((message, vector), name), control), slot) in
-        messages.iter_mut().zip(&mut vectors).zip(&mut names).zip(&mut controls).zip(slots)
-    {
-        vector.iov_base = slot.as_mut_ptr().cast();
-        vector.iov_len = slot.len();
-        let header = &mut message.msg_hdr;
-        header.msg_name = name.as_mut_ptr().cast();
-        header.msg_namelen = SOCKADDR_LEN as _;
-        header.msg_iov = ptr::from_mut(vector);
-        header.msg_iovlen = 1;
-        header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL as _;
-        count += 1;
+/// What a receiver wants to know about messages beside their bytes; each costs the kernel time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wanted {
+    /// The sender.
+    pub from: bool,
+    /// Control messages.
+    pub control: bool,
+}
+
+const CONTROL: usize = 128;
+
+/// Room for what `recvmmsg` writes beside the data; made once.
+pub(crate) struct Receiver {
+    names: [[u8; SOCKADDR_LEN]; RECEIVE_BATCH],
+    controls: [[u8; CONTROL]; RECEIVE_BATCH],
+}
+
+impl Receiver {
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self {
+            names: [[0; SOCKADDR_LEN]; RECEIVE_BATCH],
+            controls: [[0; CONTROL]; RECEIVE_BATCH],
+        })
     }
-    // SAFETY: the first `count` headers point at live, disjoint buffers with their true lengths;
-    // `count` is at most the length of `messages`.
-    let got = unsafe {
-        libc::recvmmsg(
-            fd.as_raw_fd(),
-            messages.as_mut_ptr(),
-            count,
-            libc::MSG_DONTWAIT,
-            ptr::null_mut(),
-        )
-    };
-    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    for (index, ((message, name), control)) in
-        messages.iter().zip(&names).zip(&controls).take(got).enumerate()
-    {
-        let header = &message.msg_hdr;
-        let used = header.msg_controllen.min(CONTROL);
-        each(
-            index,
-            Received {
-                len: (message.msg_len as usize).min(stride),
-                from: SocketAddress::from_bytes(*name),
-                control: Control::parse(control.get(..used).unwrap_or(&[])),
-                truncated: header.msg_flags & libc::MSG_TRUNC != 0,
-            },
+
+    /// Receives up to [`RECEIVE_BATCH`] messages; message `i` goes to `data[i * stride..]`.
+    pub(crate) fn receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        data: &mut [u8],
+        stride: usize,
+        wanted: Wanted,
+        mut each: impl FnMut(usize, Received),
+    ) -> io::Result<usize> {
+        let mut vectors: ArrayVec<libc::iovec, RECEIVE_BATCH> = ArrayVec::new();
+        let slots = data.chunks_exact_mut(stride.max(1)).take(RECEIVE_BATCH);
+        vectors.extend(
+            slots.map(|slot| libc::iovec {
+                iov_base: slot.as_mut_ptr().cast(),
+                iov_len: slot.len(),
+            }),
         );
+        let mut messages: ArrayVec<libc::mmsghdr, RECEIVE_BATCH> = ArrayVec::new();
+        for ((vector, name), control) in
+            vectors.iter_mut().zip(&mut self.names).zip(&mut self.controls)
+        {
+            // SAFETY: `mmsghdr` is plain data for which zeroes are valid.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            let header = &mut message.msg_hdr;
+            header.msg_iov = ptr::from_mut(vector);
+            header.msg_iovlen = 1;
+            if wanted.from {
+                header.msg_name = name.as_mut_ptr().cast();
+                header.msg_namelen = SOCKADDR_LEN as _;
+            }
+            if wanted.control {
+                header.msg_control = control.as_mut_ptr().cast();
+                header.msg_controllen = CONTROL as _;
+            }
+            messages.push(message);
+        }
+        let count = libc::c_uint::try_from(messages.len()).map_err(io::Error::other)?;
+        // SAFETY: the `count` headers point at live, disjoint buffers with their true lengths, or
+        // have no pointer and no length.
+        let got = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                messages.as_mut_ptr(),
+                count,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
+        };
+        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        for (index, ((message, name), control)) in
+            messages.iter().zip(&self.names).zip(&self.controls).take(got).enumerate()
+        {
+            let header = &message.msg_hdr;
+            // What the kernel did not write is from a message before.
+            let named = wanted.from && header.msg_namelen > 0;
+            let used = if wanted.control { header.msg_controllen.min(CONTROL) } else { 0 };
+            each(
+                index,
+                Received {
+                    len: (message.msg_len as usize).min(stride),
+                    from: SocketAddress::from_bytes(if named { *name } else { [0; SOCKADDR_LEN] }),
+                    control: Control::parse(control.get(..used).unwrap_or(&[])),
+                    truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+                },
+            );
+        }
+        Ok(got)
     }
-    Ok(got)
 }

@@ -198,8 +198,14 @@ impl WireSockets {
         Ok(())
     }
 
-    /// Sends one raw ESP packet; the kernel writes the outer IP header.
-    pub(crate) fn send_raw(&self, worker: usize, to: &Outgoing, data: &[u8]) -> io::Result<()> {
+    /// Sends raw ESP packets, all to one peer; the kernel writes the outer IP headers. Returns how
+    /// many it took; an error is that of the first packet.
+    pub(crate) fn send_raw(
+        &self,
+        worker: usize,
+        to: &Outgoing,
+        packets: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
         let family = self.family(to.remote)?;
         let socket = if to.df { pick(&family.raw, worker)? } else { &family.raw_cut };
         let mut control = ControlBuilder::new();
@@ -208,8 +214,7 @@ impl WireSockets {
         let mut remote = to.remote;
         remote.set_port(0);
         let address = SocketAddress::new(remote);
-        sys::send(socket.as_fd(), &address, &[IoSlice::new(data)], control.as_bytes())?;
-        Ok(())
+        sys::send_many(socket.as_fd(), &address, packets, control.as_bytes())
     }
 
     /// The descriptors that `worker` receives from. IKE's own port is the first worker's.
@@ -284,7 +289,18 @@ impl Family {
     }
 }
 
-fn common(socket: &Socket, v4: bool, mark: u32, df: bool) -> io::Result<()> {
+/// What the kernel tells about every message.
+#[derive(Clone, Copy)]
+enum Told {
+    /// Our address, DSCP and ECN.
+    All,
+    /// DSCP and ECN.
+    Class,
+    /// Nothing.
+    Nothing,
+}
+
+fn common(socket: &Socket, v4: bool, mark: u32, df: bool, told: Told) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     if mark != 0 {
         socket.set_mark(mark)?;
@@ -305,7 +321,12 @@ fn common(socket: &Socket, v4: bool, mark: u32, df: bool) -> io::Result<()> {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, libc::IPV6_RECVTCLASS, libc::IPV6_MTU_DISCOVER)
     };
     let how = if df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
-    for (name, value) in [(info, 1), (tos, 1), (discover, how)] {
+    let wanted = match told {
+        Told::All => [Some((info, 1)), Some((tos, 1)), Some((discover, how))],
+        Told::Class => [None, Some((tos, 1)), Some((discover, how))],
+        Told::Nothing => [None, None, Some((discover, how))],
+    };
+    for (name, value) in wanted.into_iter().flatten() {
         sys::set_int(socket.as_fd(), level, name, value)?;
     }
     Ok(())
@@ -317,7 +338,7 @@ fn udp(v4: bool, mark: u32, shared: bool, df: bool, bind: SocketAddr) -> io::Res
     if !v4 {
         socket.set_only_v6(true)?;
     }
-    common(&socket, v4, mark, df)?;
+    common(&socket, v4, mark, df, Told::All)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&bind.into())?;
     Ok(socket)
@@ -326,12 +347,22 @@ fn udp(v4: bool, mark: u32, shared: bool, df: bool, bind: SocketAddr) -> io::Res
 fn raw(v4: bool, mark: u32, df: bool) -> io::Result<Socket> {
     let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_ESP)))?;
-    common(&socket, v4, mark, df)?;
+    // Raw IPv4 packets come with their IP header.
+    common(&socket, v4, mark, df, if v4 { Told::Nothing } else { Told::Class })?;
     Ok(socket)
 }
 
 fn raw_sender(v4: bool, mark: u32) -> io::Result<Socket> {
     let socket = raw(v4, mark, false)?;
+    // Every raw socket gets a clone of every packet before its filter is asked; one that is bound
+    // to an address that no unicast packet has gets none, and its packets have the source that
+    // the kernel chooses or that they ask for all the same.
+    let nowhere: IpAddr = if v4 {
+        Ipv4Addr::BROADCAST.into()
+    } else {
+        Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 1).into()
+    };
+    socket.bind(&SocketAddr::from((nowhere, 0)).into())?;
     sys::attach_program(socket.as_fd(), libc::SO_ATTACH_FILTER, &filter::NOTHING)?;
     Ok(socket)
 }

@@ -252,10 +252,10 @@ chain prerouting {{
 type filter hook prerouting priority -150; policy accept;
 iifname \"{tun}\" goto from_tunnel
 iifname \"lo\" accept
-fib daddr type local udp dport {{ {ike}, {nat} }} accept
-fib daddr type local meta l4proto 50 accept
-fib daddr type local meta l4proto 17 ip frag-off & 0x1fff != 0 accept
-fib daddr type local meta l4proto 17 frag frag-off != 0 accept
+meta l4proto 50 fib daddr type local accept
+udp dport {{ {ike}, {nat} }} fib daddr type local accept
+meta l4proto 17 ip frag-off & 0x1fff != 0 fib daddr type local accept
+meta l4proto 17 frag frag-off != 0 fib daddr type local accept
 {discovery}
 {jump_in}{not_ours}
 {jump_out}}}

@@ -10,7 +10,7 @@ use super::Shared;
 use crate::{
     io::{
         IkeDatagram, Offloads, TunQueue,
-        sys::{self, RECEIVE_BATCH, Received},
+        sys::{RECEIVE_BATCH, Received, Receiver, Wanted},
         wire::Arrival,
     },
     packet::{coalesce::Coalescer, header::shape, mss},
@@ -35,6 +35,7 @@ struct Entry<'t> {
 
 /// The buffers of one worker, made once.
 pub(super) struct InboundPath {
+    receiver: Box<Receiver>,
     data: Vec<u8>,
     coalescer: Coalescer,
 }
@@ -42,65 +43,93 @@ pub(super) struct InboundPath {
 impl InboundPath {
     pub(super) fn new(offloads: Offloads) -> Self {
         Self {
+            receiver: Receiver::new(),
             data: vec![0; RECEIVE_BATCH * STRIDE],
             coalescer: Coalescer::new(offloads.tso, offloads.uso),
         }
     }
 
-    /// Receives one batch and deals with it. What is left wakes the worker again.
+    /// Receives one batch and deals with it; raw ESP, of which a message is one packet, until
+    /// there is none or the buffer is full. What is left wakes the worker again. Returns the
+    /// messages.
     pub(super) fn turn(
         &mut self,
         source: (BorrowedFd<'_>, Arrival, bool),
         queue: &TunQueue,
         tables: &Tables,
         shared: &Shared,
-    ) {
+    ) -> usize {
         let (fd, arrival, v4) = source;
-        let batch = if arrival == Arrival::Raw { RECEIVE_BATCH } else { JOINED_BATCH };
-        let mut messages: ArrayVec<Received, RECEIVE_BATCH> = ArrayVec::new();
-        let Some(space) = self.data.get_mut(..batch * STRIDE) else { return };
-        let got = sys::receive(fd, space, STRIDE, |_, message| {
-            messages.push(message);
-        });
-        if got.is_err() {
-            return;
-        }
+        let raw = arrival == Arrival::Raw;
+        // The IP header that a raw IPv4 packet comes with tells all there is to know.
+        let wanted = Wanted { from: !raw, control: !(raw && v4) };
+        let batch = if raw { RECEIVE_BATCH } else { JOINED_BATCH };
         let mut entries: ArrayVec<Entry<'_>, BURST> = ArrayVec::new();
-        for (index, message) in messages.iter().enumerate() {
-            let start = index * STRIDE;
-            if message.truncated || message.len == 0 {
-                Stats::count(&shared.stats.malformed);
-                continue;
+        let mut slot = 0;
+        while slot < batch {
+            let mut messages: ArrayVec<Received, RECEIVE_BATCH> = ArrayVec::new();
+            let space = self.data.get_mut(slot * STRIDE..batch * STRIDE).unwrap_or(&mut []);
+            let got = self.receiver.receive(fd, space, STRIDE, wanted, |_, message| {
+                messages.push(message);
+            });
+            if got.is_err() {
+                break;
             }
-            let segment = match usize::from(message.control.segment) {
-                0 => message.len.max(1),
-                size => size,
-            };
-            let mut at = 0;
-            while at < message.len {
-                let end = (at + segment).min(message.len);
-                let range = start + at..start + end;
-                at = end;
-                let esp = match arrival {
-                    Arrival::Raw => self.raw(range, v4),
-                    Arrival::Nat | Arrival::Ike => self.datagram(range, message, arrival, shared),
-                };
-                let Some((packet, tos)) = esp else { continue };
-                let spi = self.data.get(packet.clone()).and_then(peek_spi);
-                let Some(inbound) = spi.and_then(|spi| tables.inbound.get(&spi.get())) else {
-                    Stats::count(&shared.stats.no_sa);
-                    continue;
-                };
-                if entries.is_full() {
-                    self.open(&mut entries, queue, tables, shared);
-                }
-                let tos = tos.unwrap_or(message.control.tos);
-                let from = message.from.to_std();
-                entries.push(Entry { inbound, packet, from, tos });
+            for message in &messages {
+                let at = slot * STRIDE;
+                self.message(source, at, message, &mut entries, queue, tables, shared);
+                slot += 1;
+            }
+            self.open(&mut entries, queue, tables, shared);
+            if !raw || messages.is_empty() {
+                break;
             }
         }
-        self.open(&mut entries, queue, tables, shared);
         self.coalescer.flush(&self.data, &mut |parts| shared.deliver(queue, parts));
+        slot
+    }
+
+    /// Takes the ESP packets out of a message that was received at `start`.
+    #[expect(clippy::too_many_arguments, reason = "the state of one turn")]
+    fn message<'t>(
+        &mut self,
+        (_, arrival, v4): (BorrowedFd<'_>, Arrival, bool),
+        start: usize,
+        message: &Received,
+        entries: &mut ArrayVec<Entry<'t>, BURST>,
+        queue: &TunQueue,
+        tables: &'t Tables,
+        shared: &Shared,
+    ) {
+        if message.truncated || message.len == 0 {
+            return Stats::count(&shared.stats.malformed);
+        }
+        let segment = match usize::from(message.control.segment) {
+            0 => message.len.max(1),
+            size => size,
+        };
+        let mut at = 0;
+        while at < message.len {
+            let end = (at + segment).min(message.len);
+            let range = start + at..start + end;
+            at = end;
+            let esp = match arrival {
+                Arrival::Raw => self.raw(range, v4),
+                Arrival::Nat | Arrival::Ike => self.datagram(range, message, arrival, shared),
+            };
+            let Some((packet, tos)) = esp else { continue };
+            let spi = self.data.get(packet.clone()).and_then(peek_spi);
+            let Some(inbound) = spi.and_then(|spi| tables.inbound.get(&spi.get())) else {
+                Stats::count(&shared.stats.no_sa);
+                continue;
+            };
+            if entries.is_full() {
+                self.open(entries, queue, tables, shared);
+            }
+            let tos = tos.unwrap_or(message.control.tos);
+            let from = message.from.to_std();
+            entries.push(Entry { inbound, packet, from, tos });
+        }
     }
 
     /// Forgets the packets of a turn that did not come to its end.

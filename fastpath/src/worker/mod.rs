@@ -1,11 +1,12 @@
 //! Workers: plain threads that carry packets between TUN and the wire.
 //!
 //! Each has a queue of the TUN interface and its own sockets, and shares nothing writable with
-//! the others but the state of SAs. On the way of an ESP packet nothing waits, locks or
-//! allocates.
+//! the others but the state of SAs. On the way of an ESP packet nothing locks or allocates, and
+//! no packet is waited for; between bursts of raw ESP there is a pause ([`moderation`]).
 
 pub(crate) mod guard;
 mod inbound;
+mod moderation;
 mod outbound;
 
 use std::{
@@ -31,7 +32,7 @@ use self::{
 };
 use crate::{
     error::Error,
-    io::{IkeDatagram, Offloads, Outgoing, TunQueue, WireSockets},
+    io::{IkeDatagram, Offloads, Outgoing, TunQueue, WireSockets, wire::Arrival},
     tables::{Event, Outbound, Stats, Tables},
 };
 
@@ -134,23 +135,35 @@ impl Shared {
         }
     }
 
-    fn transmit(&self, outbound: &Outbound, to: &Outgoing, data: &[u8]) {
+    /// Sends one ESP packet in UDP, or several of one size with [`Outgoing::segment`].
+    fn transmit_udp(&self, outbound: &Outbound, to: &Outgoing, data: &[u8]) {
         let worker = WORKER.get();
-        let error = match outbound.encapsulation() {
-            sa_store::Encapsulation::Udp => match self.wire.send_udp(worker, to, data) {
-                Err(error) if to.segment.is_some() && cannot_segment(&error) => {
-                    self.send_singly(worker, to, data)
-                }
-                other => other,
-            },
-            sa_store::Encapsulation::None => self.wire.send_raw(worker, to, data),
-        }
-        .err();
-        if let Some(error) = error {
-            Stats::count(&self.stats.send_failed);
-            if error.raw_os_error() == Some(libc::EMSGSIZE) {
-                self.tell(Event::TooLong(outbound.id));
+        let result = match self.wire.send_udp(worker, to, data) {
+            Err(error) if to.segment.is_some() && cannot_segment(&error) => {
+                self.send_singly(worker, to, data)
             }
+            other => other,
+        };
+        if let Err(error) = result {
+            self.not_sent(outbound, &error, 1);
+        }
+    }
+
+    /// Sends raw ESP packets. What the kernel refuses is lost and counted, packet by packet.
+    fn transmit_raw(&self, outbound: &Outbound, to: &Outgoing, packets: &[IoSlice<'_>]) {
+        let worker = WORKER.get();
+        each_taken(
+            packets,
+            |rest| self.wire.send_raw(worker, to, rest),
+            |error, packets| self.not_sent(outbound, error, packets),
+        );
+    }
+
+    /// Counts `packets` that the kernel did not take.
+    fn not_sent(&self, outbound: &Outbound, error: &io::Error, packets: usize) {
+        self.stats.send_failed.fetch_add(packets as u64, Ordering::Relaxed);
+        if error.raw_os_error() == Some(libc::EMSGSIZE) {
+            self.tell(Event::TooLong(outbound.id));
         }
     }
 
@@ -186,6 +199,30 @@ impl Shared {
 /// offload before kernel 6.11, or datagrams that do not fit the path (told apart by sending one).
 fn cannot_segment(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Gives `packets` to `send`, which takes some of them or fails with the first, until each has
+/// been taken or is `lost`.
+fn each_taken<P>(
+    packets: &[P],
+    mut send: impl FnMut(&[P]) -> io::Result<usize>,
+    mut lost: impl FnMut(&io::Error, usize),
+) {
+    let mut rest = packets;
+    while !rest.is_empty() {
+        let done = match send(rest) {
+            // None without an error does not happen; it must not go on for ever.
+            Ok(sent) => sent.max(1),
+            Err(error) => {
+                // A full buffer has no room for the others either.
+                let full = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS));
+                let packets = if full { rest.len() } else { 1 };
+                lost(&error, packets);
+                packets
+            }
+        };
+        rest = rest.get(done..).unwrap_or(&[]);
+    }
 }
 
 /// The running workers.
@@ -267,6 +304,7 @@ impl Worker {
         let (mut outbound_guard, mut inbound_guard) = (Guard::default(), Guard::default());
         let now = || shared.now();
         let mut events = Vec::with_capacity(16);
+        moderation::allow_short_pauses();
         while !shared.stop.load(Ordering::Acquire) {
             events.clear();
             let waited =
@@ -277,6 +315,7 @@ impl Worker {
                 give_up(&format!("worker {} cannot wait for packets ({error})", self.number));
             }
             let tables = shared.tables.load();
+            let mut raw = 0;
             for event in &events {
                 let data = event.data;
                 match data.u64() {
@@ -300,12 +339,20 @@ impl Worker {
                         let source = usize::try_from(index).ok().and_then(|i| sources.get(i));
                         let Some(source) = source else { continue };
                         let turn = || inbound.turn(*source, &self.queue, &tables, shared);
-                        if let Err(failure) = inbound_guard.turn(now, turn) {
-                            inbound.forget();
-                            self.failed(failure, "inbound");
+                        match inbound_guard.turn(now, turn) {
+                            Ok(got) if source.1 == Arrival::Raw => raw = raw.max(got),
+                            Ok(_) => {}
+                            Err(failure) => {
+                                inbound.forget();
+                                self.failed(failure, "inbound");
+                            }
                         }
                     }
                 }
+            }
+            if let Some(pause) = moderation::after(raw) {
+                // One that a signal ends early does no harm.
+                let _ = rustix::thread::nanosleep(&pause);
             }
         }
     }
@@ -324,5 +371,65 @@ impl Worker {
                 "an internal error ended an {path} burst; its packets are lost, the worker goes on"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What arrives of ten packets, and what is lost with which error, when packet 3 fails with
+    /// `errno` and the kernel takes at most two at a time.
+    fn run(errno: i32) -> (Vec<u32>, Vec<(Option<i32>, usize)>) {
+        let packets: Vec<u32> = (0..10).collect();
+        let (mut arrived, mut lost) = (Vec::new(), Vec::new());
+        each_taken(
+            &packets,
+            |rest| match rest {
+                [3, ..] => Err(io::Error::from_raw_os_error(errno)),
+                // The kernel stops before the one that fails, and tells why the next time.
+                [first, 3, ..] => {
+                    arrived.push(*first);
+                    Ok(1)
+                }
+                _ => {
+                    let taken = rest.len().min(2);
+                    arrived.extend_from_slice(&rest[..taken]);
+                    Ok(taken)
+                }
+            },
+            |error, packets| lost.push((error.raw_os_error(), packets)),
+        );
+        (arrived, lost)
+    }
+
+    #[test]
+    fn a_refused_packet_costs_no_other_of_its_batch() {
+        let (arrived, lost) = run(libc::EMSGSIZE);
+        assert_eq!(arrived, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(lost, [(Some(libc::EMSGSIZE), 1)]);
+    }
+
+    #[test]
+    fn a_full_buffer_ends_the_batch_and_every_packet_is_counted() {
+        for errno in [libc::EAGAIN, libc::ENOBUFS] {
+            let (arrived, lost) = run(errno);
+            assert_eq!(arrived, [0, 1, 2]);
+            assert_eq!(lost, [(Some(errno), 7)]);
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_takes_nothing_ends_nothing() {
+        let mut calls = 0;
+        each_taken(
+            &[0; 5],
+            |_| {
+                calls += 1;
+                Ok(0)
+            },
+            |_, _| {},
+        );
+        assert_eq!(calls, 5);
     }
 }

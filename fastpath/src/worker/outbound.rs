@@ -1,6 +1,10 @@
 //! From TUN to the wire: look up, cut, seal, send.
 
-use std::{io, ops::Range, sync::atomic::Ordering};
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    sync::atomic::Ordering,
+};
 
 use arrayvec::ArrayVec;
 use esp::{SealPacket, SealSource, Sealed, inner::Flow, inner::IpHeader, seal_burst};
@@ -271,16 +275,30 @@ impl OutboundPath {
             };
             let df = first.dont_fragment && !entry.oversize;
             let run = run_length(entries, &sealed, at, df);
-            let end = sealed.get(at + run - 1).map_or(range.end, |(range, _)| range.end);
-            let to = Outgoing {
+            let mut to = Outgoing {
                 local: entry.outbound.local,
                 remote: entry.outbound.remote,
                 tos: first.traffic_class,
                 df,
-                segment: (run > 1).then(|| u16::try_from(range.len()).unwrap_or(u16::MAX)),
+                segment: None,
             };
-            let data = self.output.get(range.start..end).unwrap_or(&[]);
-            shared.transmit(entry.outbound, &to, data);
+            let of_run = sealed.get(at..at + run).unwrap_or(&[]);
+            match entry.outbound.encapsulation() {
+                Encapsulation::Udp => {
+                    let end = of_run.last().map_or(range.end, |(range, _)| range.end);
+                    to.segment = (run > 1).then(|| u16::try_from(range.len()).unwrap_or(u16::MAX));
+                    let data = self.output.get(range.start..end).unwrap_or(&[]);
+                    shared.transmit_udp(entry.outbound, &to, data);
+                }
+                Encapsulation::None => {
+                    let packets: ArrayVec<IoSlice<'_>, BURST> = of_run
+                        .iter()
+                        .map(|(range, _)| self.output.get(range.clone()).unwrap_or(&[]))
+                        .map(IoSlice::new)
+                        .collect();
+                    shared.transmit_raw(entry.outbound, &to, &packets);
+                }
+            }
             shared.look_at(entry.outbound.sa.live());
             at += run;
         }
@@ -288,8 +306,8 @@ impl OutboundPath {
     }
 }
 
-/// How many packets from `at` on may go in one `UDP_SEGMENT` send: one SA, one header, one
-/// size; only the last may be shorter.
+/// How many packets from `at` on may go in one system call: one SA, one outer header. In one
+/// `UDP_SEGMENT` send they have one size as well; only the last may be shorter.
 fn run_length(
     entries: &Entries<'_>,
     sealed: &[(Range<usize>, Result<Sealed, DropReason>)],
@@ -299,9 +317,10 @@ fn run_length(
     let (Some(first), Some((range, Ok(outer)))) = (entries.get(at), sealed.get(at)) else {
         return 1;
     };
-    if first.outbound.encapsulation() != Encapsulation::Udp || first.oversize {
+    if first.oversize {
         return 1;
     }
+    let udp = first.outbound.encapsulation() == Encapsulation::Udp;
     let size = range.len();
     let mut total = size;
     let mut count = 1;
@@ -312,11 +331,13 @@ fn run_length(
             && next.dont_fragment == df
             && !entry.oversize;
         total += range.len();
-        if !same || range.len() > size || total > MAX_DATAGRAM - 64 || count == MAX_SEGMENTS {
+        let fits =
+            !udp || range.len() <= size && total <= MAX_DATAGRAM - 64 && count < MAX_SEGMENTS;
+        if !same || !fits {
             break;
         }
         count += 1;
-        if range.len() < size {
+        if udp && range.len() < size {
             break;
         }
     }

@@ -7,6 +7,7 @@ mod common;
 
 mod blocked;
 mod passing;
+mod raw;
 mod steering;
 
 use std::{

@@ -114,7 +114,13 @@ impl InboundPath {
             let range = start + at..start + end;
             at = end;
             let esp = match arrival {
-                Arrival::Raw => self.raw(range, v4),
+                Arrival::Raw => {
+                    let esp = self.raw(range, v4);
+                    if esp.is_none() {
+                        Stats::count(&shared.stats.malformed);
+                    }
+                    esp
+                }
                 Arrival::Nat | Arrival::Ike => self.datagram(range, message, arrival, shared),
             };
             let Some((packet, tos)) = esp else { continue };

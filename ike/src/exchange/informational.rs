@@ -148,7 +148,7 @@ fn deleted_by_peer(sa: &Established, shared: &Shared) -> Failure {
 /// The peer deletes the pair that it receives with `spi`; gives our SPI for the response, unless
 /// we are deleting the pair ourselves or do not have it (RFC 7296 §1.4.1, §2.25.1).
 fn delete_pair(sa: &mut Established, shared: &mut Shared, spi: EspSpi) -> Option<EspSpi> {
-    let Some(found) = shared.children.by_peer_spi(sa.peer.origin, spi) else {
+    let Some(found) = shared.children.by_peer_spi(sa.peer.line, spi) else {
         return create_child_sa::deleted_before_install(sa, shared, spi);
     };
     let (pair, spi_in, phase) = (found.pair, found.spi_in, found.phase);

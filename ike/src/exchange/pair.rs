@@ -64,7 +64,7 @@ pub(crate) fn install(
         child: config.child,
         owner: sa.id,
         remote_id: sa.peer.remote_id.clone(),
-        origin: sa.peer.origin,
+        line: sa.peer.line,
         spi_in: made.spi_in,
         spi_out: made.choice.peer_spi,
         transform: made.choice.transform,

@@ -229,7 +229,7 @@ pub(crate) fn find_old(
     let not_found = NotifyType::CHILD_SA_NOT_FOUND;
     let spi = rekey.spi.esp().filter(|_| rekey.protocol == ProtocolId::ESP);
     let Some(spi) = spi else { return Err(not_found.into()) };
-    let Some(old) = shared.children.by_peer_spi(sa.peer.origin, spi) else {
+    let Some(old) = shared.children.by_peer_spi(sa.peer.line, spi) else {
         return Err(Refusal::Notify(Notify::about_esp(not_found, spi)));
     };
     let pair = old.pair;

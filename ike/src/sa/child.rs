@@ -10,7 +10,7 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use sa_store::{
-    ChildId, Encapsulation, EspSpi, EspTransform, Identity, IkeSpi, Instant, KeGroup, PairId, SaId,
+    ChildId, Encapsulation, EspSpi, EspTransform, Identity, Instant, KeGroup, PairId, SaId,
     TrafficSelector, TunnelId,
 };
 
@@ -41,8 +41,8 @@ pub(crate) struct ChildSa {
     pub(crate) owner: IkeSaId,
     /// Who the peer is: a tunnel may have several.
     pub(crate) remote_id: Identity,
-    /// The line of IKE SAs it belongs to, by the SPI that all began with.
-    pub(crate) origin: IkeSpi,
+    /// The line of IKE SAs it belongs to, see [`super::established::Peer::line`].
+    pub(crate) line: IkeSaId,
     /// Ours.
     pub(crate) spi_in: EspSpi,
     /// The peer's.
@@ -147,10 +147,10 @@ impl Shared {
         if !ready || father.is_some_and(|old| old.phase == Phase::Rekeying) {
             return;
         }
-        let (child, origin) = (sa.child, sa.origin);
+        let (child, line) = (sa.child, sa.line);
         self.carry(pair);
         for old in self.children.older_of(child, pair) {
-            if let Some(old) = self.children.get_mut(old).filter(|old| old.origin == origin)
+            if let Some(old) = self.children.get_mut(old).filter(|old| old.line == line)
                 && let Phase::Replaced { until: when } = &mut old.phase
             {
                 *when = (*when).min(until);

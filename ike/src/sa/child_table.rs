@@ -5,7 +5,7 @@ use alloc::{
     vec::Vec,
 };
 
-use sa_store::{ChildId, EspSpi, Identity, IkeSpi, Instant, PairId, SaId};
+use sa_store::{ChildId, EspSpi, Identity, Instant, PairId, SaId};
 
 use super::child::{ChildSa, Phase};
 use crate::view::{ChildState, ChildView, IkeSaId};
@@ -47,7 +47,7 @@ struct Index {
     former_children: BTreeSet<(ChildId, PairId)>,
     children: BTreeSet<(ChildId, PairId)>,
     sas: BTreeMap<SaId, PairId>,
-    peer_spis: BTreeSet<(IkeSpi, EspSpi, PairId)>,
+    peer_spis: BTreeSet<(IkeSaId, EspSpi, PairId)>,
     /// What was to be replaced, and by what.
     successors: BTreeSet<(PairId, PairId)>,
 }
@@ -57,7 +57,7 @@ impl Index {
         self.owners.insert((sa.owner, sa.pair));
         self.children.insert((sa.child, sa.pair));
         self.sas.extend([(sa.sa_in, sa.pair), (sa.sa_out, sa.pair)]);
-        self.peer_spis.insert((sa.origin, sa.spi_out, sa.pair));
+        self.peer_spis.insert((sa.line, sa.spi_out, sa.pair));
         self.successors.extend(sa.replaces.map(|old| (old, sa.pair)));
     }
 
@@ -66,7 +66,7 @@ impl Index {
         self.children.remove(&(sa.child, sa.pair));
         self.sas.remove(&sa.sa_in);
         self.sas.remove(&sa.sa_out);
-        self.peer_spis.remove(&(sa.origin, sa.spi_out, sa.pair));
+        self.peer_spis.remove(&(sa.line, sa.spi_out, sa.pair));
         if let Some(old) = sa.replaces {
             self.successors.remove(&(old, sa.pair));
         }
@@ -118,8 +118,8 @@ impl Children {
     }
 
     /// The pair of a line of IKE SAs that the peer receives with `spi`.
-    pub(crate) fn by_peer_spi(&self, origin: IkeSpi, spi: EspSpi) -> Option<&ChildSa> {
-        let mut found = self.index.peer_spis.range((origin, spi, FIRST)..=(origin, spi, LAST));
+    pub(crate) fn by_peer_spi(&self, line: IkeSaId, spi: EspSpi) -> Option<&ChildSa> {
+        let mut found = self.index.peer_spis.range((line, spi, FIRST)..=(line, spi, LAST));
         self.live.get(&found.next()?.2)
     }
 

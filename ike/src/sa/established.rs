@@ -44,6 +44,9 @@ pub(crate) struct Peer {
     pub(crate) remote_id: Identity,
     /// `SPIi` of the IKE_SA_INIT, see [`Entry::origin`].
     pub(crate) origin: IkeSpi,
+    /// The first IKE SA of this line of rekeys. Whose a pair is goes by this alone: the peer chose
+    /// the SPIs, and may choose those of another peer.
+    pub(crate) line: IkeSaId,
     /// Whether we sent that IKE_SA_INIT.
     pub(crate) ours: bool,
     proof: PeerAuthenticated,
@@ -54,10 +57,10 @@ impl Peer {
         proof: PeerAuthenticated,
         connection: Arc<Connection>,
         (local_id, remote_id): (Identity, Identity),
-        origin: IkeSpi,
+        (line, origin): (IkeSaId, IkeSpi),
         ours: bool,
     ) -> Self {
-        Self { connection, local_id, remote_id, origin, ours, proof }
+        Self { connection, local_id, remote_id, origin, line, ours, proof }
     }
 
     pub(crate) fn tunnel(&self) -> TunnelId {

@@ -86,7 +86,9 @@ impl Bystander {
     /// Brings its tunnel up.
     pub(crate) fn join(world: &mut World) -> Self {
         world.command(B, Command::Configure(Arc::new(configured(B))));
-        let mut node = Node::new(C, 1, ike::config::EndpointConfig::default());
+        // It draws what A of `World::new(1)` has drawn, its SPI of the IKE SA above all: B must tell
+        // them apart by who they are.
+        let mut node = Node::new(C, 0, ike::config::EndpointConfig::default());
         let mut command = |command| node.endpoint.handle(world.now, Input::Command(command));
         command(Command::Configure(Arc::new(configured(C))));
         command(Command::Initiate { tunnel: TUNNEL, path: path(), children: Vec::new() });

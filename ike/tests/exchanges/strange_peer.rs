@@ -110,6 +110,8 @@ fn world() -> (World, Impostor) {
     // A sleeps from now on: it must not wonder about answers to what it never asked.
     world.filter = Box::new(|_| Fate::Drop);
     let bystander = Bystander::join(&mut world);
+    let views = world.nodes[B].endpoint.ike_sas();
+    assert_eq!(views[0].spi_i, views[1].spi_i, "the bystander has the SPI of A, too");
     let impostor = impostor(&world, bystander);
     (world, impostor)
 }
@@ -243,6 +245,30 @@ fn deletes_of_what_is_not_there_get_an_empty_answer() {
     // Once more it names nothing of this peer's, though the bystander gave out the same SPI.
     peer.ask(&mut world, INFORM, &delete, |answer| assert!(answer.is_empty()));
     assert_eq!(pairs(&world), 0);
+}
+
+/// Whose a pair is goes by who the peer is: all SPIs that it chose may be those of another.
+#[test]
+fn the_pairs_of_another_peer_are_out_of_reach() {
+    let (mut world, mut peer) = world();
+    let spi_out = ike_sas(&world)[0].children[0].spi_out.unwrap();
+    let others = world.nodes[B].endpoint.ike_sas();
+    let theirs = others.iter().find(|it| it.tunnel != Some(TUNNEL)).unwrap();
+    assert_eq!(theirs.children[0].spi_out, Some(spi_out));
+    let delete = [Payload::Delete(Delete::esp([spi_out]))];
+    peer.ask(&mut world, INFORM, &delete, |answer| assert_eq!(answer.deletes().count(), 1));
+    assert_eq!(pairs(&world), 0);
+    // The impostor has no pair with that SPI any more, the bystander has.
+    let mut rekey = child_request(0x2004, "aes256gcm16-esn");
+    let protocol = ProtocolId::ESP;
+    let notify =
+        Notify { protocol, spi: Spi::Esp(spi_out.get()), ..Notify::new(NotifyType::REKEY_SA) };
+    rekey.insert(0, Payload::Notify(notify));
+    let refused = peer.error(&mut world, CREATE, &rekey);
+    assert_eq!(refused, Some(NotifyType::CHILD_SA_NOT_FOUND));
+    for _ in 0..2 {
+        peer.ask(&mut world, INFORM, &delete, |answer| assert!(answer.is_empty()));
+    }
 }
 
 #[test]

@@ -259,8 +259,8 @@ impl Authenticating {
     ) -> Option<IkeSa> {
         let Self { target, channel, secrets, transcript, local_id, first } = *self;
         let Target { id, connection, children, begun, .. } = target;
-        let origin = channel.spis.spi_i;
-        let peer = Peer::new(proof, connection, (local_id, remote_id), origin, true);
+        let line = (id, channel.spis.spi_i);
+        let peer = Peer::new(proof, connection, (local_id, remote_id), line, true);
         let mut sa = Box::new(Established::new(shared, id, Arc::new(peer), channel, secrets));
         announce(shared, &sa, true);
         shared.act(Action::Settle { ike: id, begun, initial_contact: false });

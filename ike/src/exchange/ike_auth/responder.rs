@@ -75,8 +75,8 @@ pub(crate) fn on_request(
     let auth = psk_auth(secret, &secrets.sk_pr, &octets);
     channel.path = path;
     channel.limit_requests(MAX_REASSEMBLED_LEN);
-    let origin = channel.spis.spi_i;
-    let peer = Peer::new(proof, connection, (local_id, remote_id), origin, false);
+    let line = (opening.id, channel.spis.spi_i);
+    let peer = Peer::new(proof, connection, (local_id, remote_id), line, false);
     let mut sa = Box::new(Established::new(shared, opening.id, Arc::new(peer), channel, secrets));
     announce(shared, &sa, false);
     let initial_contact = payloads.has_notify(NotifyType::INITIAL_CONTACT);

@@ -160,6 +160,16 @@ impl Admission {
         }
     }
 
+    /// Counts the half-open IKE SAs anew, by source and the octets of fragments each holds.
+    pub(crate) fn recount(&mut self, all: impl Iterator<Item = (IpAddr, usize)>) {
+        (self.half_open, self.fragments) = (0, 0);
+        self.by_source.clear();
+        for (source, held) in all {
+            self.enter(source);
+            self.hold_fragments(0, held);
+        }
+    }
+
     /// How many octets of fragments a half-open IKE SA may hold that holds so many now.
     pub(crate) fn room_for_fragments(&self, held: usize) -> usize {
         let shared = FRAGMENTS_SHARED.saturating_sub(self.fragments);

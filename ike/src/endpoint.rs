@@ -2,6 +2,7 @@
 
 mod actions;
 mod commands;
+mod recovery;
 
 use alloc::{
     boxed::Box,
@@ -35,6 +36,9 @@ pub struct Endpoint {
     tunnels: BTreeSet<(TunnelId, IkeSaId)>,
     timers: BTreeSet<(Instant, IkeSaId)>,
     due: BTreeMap<IkeSaId, Instant>,
+    /// Set while a call is under way: if the next one finds it so, there was a panic.
+    busy: bool,
+    stepping: Option<recovery::Stepping>,
 }
 
 impl core::fmt::Debug for Endpoint {
@@ -58,6 +62,8 @@ impl Endpoint {
             tunnels: BTreeSet::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
+            busy: false,
+            stepping: None,
         }
     }
 
@@ -70,8 +76,14 @@ impl Endpoint {
     }
 
     /// Takes in one thing that happened at `now`.
+    ///
+    /// If it panics, which is an error of ours, and the driver catches that, the IKE SA that it
+    /// was about ends with the next call; all others go on.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         self.shared.now = self.shared.now.max(now);
+        if core::mem::replace(&mut self.busy, true) {
+            self.recover();
+        }
         match input {
             Input::Datagram { path, payload } => self.on_datagram(path, payload),
             Input::Command(command) => self.on_command(command),
@@ -80,6 +92,7 @@ impl Endpoint {
         }
         self.run_timers();
         self.run_actions();
+        self.busy = false;
     }
 
     /// The next thing to do.
@@ -90,6 +103,9 @@ impl Endpoint {
     /// When [`Input::Timeout`] is due; `None` if nothing waits.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.busy {
+            return Some(self.shared.now);
+        }
         let sa = self.timers.first().map_or(Instant::NEVER, |(at, _)| *at);
         let next = sa.min(self.shared.children.next_timer());
         (next != Instant::NEVER).then_some(next)
@@ -187,6 +203,7 @@ impl Endpoint {
     fn step(&mut self, ike: IkeSaId, step: impl FnOnce(IkeSa, &mut Shared) -> Option<IkeSa>) {
         let Some(sa) = self.sas.remove(&ike) else { return };
         let tunnel = sa.tunnel();
+        self.stepping = Some(recovery::Stepping::new(ike, &sa));
         // Its own step does not count it among those that call or create.
         match &sa {
             IkeSa::Authenticating(attempt) => {
@@ -209,6 +226,7 @@ impl Endpoint {
             Some(sa) => self.put(ike, sa),
             None => self.set_timer(ike, Instant::NEVER),
         }
+        self.stepping = None;
     }
 
     fn put(&mut self, ike: IkeSaId, sa: IkeSa) {

@@ -99,6 +99,11 @@ impl Children {
         self.live.get_mut(&pair)
     }
 
+    /// Every IKE SA that has a pair, once for each.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = IkeSaId> {
+        self.index.owners.iter().map(|(owner, _)| *owner)
+    }
+
     /// The pairs of an IKE SA, oldest first.
     pub(crate) fn of(&self, owner: IkeSaId) -> impl Iterator<Item = &ChildSa> {
         let own = self.index.owners.range((owner, FIRST)..=(owner, LAST));

@@ -67,6 +67,17 @@ impl Directory {
         }
     }
 
+    /// Forgets the SPIs of all IKE SAs that are not there; gives these, and those that are
+    /// [entered](Self::enter) still.
+    pub(crate) fn forget_all_but(&mut self, there: impl Fn(IkeSaId) -> bool) -> BTreeSet<IkeSaId> {
+        let known = self.by_spi.values().chain(self.half_open.values());
+        let all = known.chain(self.established.keys()).copied();
+        let lost: BTreeSet<IkeSaId> = all.filter(|ike| !there(*ike)).collect();
+        self.by_spi.retain(|_, ike| !lost.contains(ike));
+        self.half_open.retain(|_, ike| !lost.contains(ike));
+        lost
+    }
+
     pub(crate) fn set_active(&mut self, ike: IkeSaId, active: bool) {
         if let Some(entry) = self.established.get_mut(&ike) {
             entry.active = active;

@@ -181,7 +181,8 @@ impl World {
     }
 
     pub fn input(&mut self, node: usize, input: Input<'_>) {
-        self.nodes[node].endpoint.handle(self.now, input);
+        let now = self.now;
+        self.nodes[node].handle(now, input);
         self.drain(node);
     }
 

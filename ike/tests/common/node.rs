@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
 };
 
@@ -39,6 +40,8 @@ pub struct Allocator {
     next: u32,
     pub used: BTreeSet<u32>,
     pub limit: usize,
+    /// The next allocation is a bug of ours: the endpoint panics in the middle of what it does.
+    pub panics: bool,
 }
 
 struct Spis(Arc<Mutex<Allocator>>);
@@ -46,6 +49,10 @@ struct Spis(Arc<Mutex<Allocator>>);
 impl SpiSource for Spis {
     fn allocate(&mut self) -> Option<EspSpi> {
         let mut allocator = self.0.lock().unwrap();
+        if std::mem::take(&mut allocator.panics) {
+            drop(allocator);
+            panic!("planted");
+        }
         if allocator.used.len() >= allocator.limit {
             return None;
         }
@@ -84,7 +91,7 @@ impl Node {
     pub fn new(index: usize, seed: u64, config: EndpointConfig) -> Self {
         // A third node gives out the SPIs of A: B must tell them apart by the peer.
         let base = if index == B { 0xb000_0000 } else { 0xa000_0000 };
-        let spis = Allocator { next: base, used: BTreeSet::new(), limit: 1000 };
+        let spis = Allocator { next: base, used: BTreeSet::new(), limit: 1000, panics: false };
         let spis = Arc::new(Mutex::new(spis));
         let random = Dice(seed.wrapping_mul(2).wrapping_add(index as u64).wrapping_mul(77_777));
         Self {
@@ -135,7 +142,16 @@ impl Node {
     pub fn answer(&mut self, now: Instant, ticket: Ticket, kind: RequestKind) {
         let result = self.perform(kind);
         let completion = Completion { ticket, result };
-        self.endpoint.handle(now, Input::Completion(completion));
+        self.handle(now, Input::Completion(completion));
+    }
+
+    /// As a driver that survives a planted panic.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        if self.spis.lock().unwrap().panics {
+            let _ = catch_unwind(AssertUnwindSafe(|| self.endpoint.handle(now, input)));
+        } else {
+            self.endpoint.handle(now, input);
+        }
     }
 
     fn perform(&mut self, kind: RequestKind) -> CompletionResult {

@@ -17,5 +17,6 @@ mod hostile;
 mod liveness;
 mod nat;
 mod negotiation;
+mod panics;
 mod rekey;
 mod strange_peer;

@@ -1,6 +1,7 @@
 //! The initiator's side.
 
 use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
+use core::net::SocketAddr;
 
 use sa_store::{ChildId, EspSpi, Identity, IdentityPattern, Instant, TunnelId};
 
@@ -303,6 +304,10 @@ impl Authenticating {
     }
 
     /// Gives up.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.channel.path.remote
+    }
+
     pub(crate) fn fail(self: Box<Self>, shared: &mut Shared, failure: Failure) {
         shared.spis.release(self.first.spi_in);
         shared.directory.remove_spi(self.channel.spis.own());

@@ -1,7 +1,7 @@
 //! The initiator's side.
 
 use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
-use core::time::Duration;
+use core::{net::SocketAddr, time::Duration};
 
 use sa_store::{ChildId, IkeSpi, Instant, KeGroup, TunnelId};
 
@@ -418,6 +418,10 @@ impl Initiating {
     }
 
     /// Gives up.
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.target.path.remote
+    }
+
     pub(crate) fn fail(self: Box<Self>, shared: &mut Shared, failure: Failure) {
         shared.failed(Some(self.tunnel()), None, self.target.path.remote, failure);
         self.drop_silently(shared);

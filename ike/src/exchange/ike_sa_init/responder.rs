@@ -1,7 +1,7 @@
 //! The responder's side: nothing is kept before [`crate::admission`] lets a peer in.
 
 use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use sa_store::{IkeSpi, Instant, KeGroup, SecretBytes};
 
@@ -351,11 +351,22 @@ impl HalfOpen {
         }
     }
 
+    /// Whom it is counted for.
+    pub(crate) fn source(&self) -> IpAddr {
+        self.opening.path.remote.ip()
+    }
+
+    /// Octets of fragments that it holds.
+    pub(crate) fn held(&self) -> usize {
+        match &self.step {
+            HalfOpenStep::Waiting(channel, _) => channel.held(),
+            _ => 0,
+        }
+    }
+
     /// Not half open any more, as far as indexes and limits go.
     fn leave(&self, shared: &mut Shared) {
-        if let HalfOpenStep::Waiting(channel, _) = &self.step {
-            shared.admission.hold_fragments(channel.held(), 0);
-        }
+        shared.admission.hold_fragments(self.held(), 0);
         self.opening.end(shared);
     }
 

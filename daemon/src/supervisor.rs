@@ -225,10 +225,10 @@ impl Engine {
 
 /// From the wire to the driver; what it cannot take is dropped as a full socket would, and counted.
 fn sink(wire: &WireSide, overload: &Arc<AtomicU64>) -> fastpath::IkeSink {
-    let (datagrams, overload) = (wire.datagrams.clone(), Arc::clone(overload));
+    let (wire, overload) = (wire.clone(), Arc::clone(overload));
     Arc::new(move |arrived: IkeDatagram| {
         let path = Endpoints { local: arrived.local, remote: arrived.remote };
-        if datagrams.try_send(Datagram { path, payload: arrived.message }).is_err() {
+        if !wire.deliver(Datagram { path, payload: arrived.message }) {
             overload.fetch_add(1, Ordering::Relaxed);
         }
     })

@@ -133,7 +133,7 @@ async fn floods_of_nonsense_do_not_keep_management_waiting() {
         let mut taken = 0u64;
         while !flooding.load(Ordering::Relaxed) {
             let payload = vec![u8::try_from(taken & 0xff).unwrap_or(0); 60];
-            taken += u64::from(wire.datagrams.try_send(Datagram { path, payload }).is_ok());
+            taken += u64::from(wire.deliver(Datagram { path, payload }));
             if taken == 5000 {
                 let _ = flows.send(());
             }
@@ -158,7 +158,7 @@ async fn datagrams_wait_for_the_configuration() {
         local: "127.0.0.1:500".parse().unwrap(),
         remote: "192.0.2.2:500".parse().unwrap(),
     };
-    world.wire.datagrams.try_send(Datagram { path, payload: vec![0; 40] }).unwrap();
+    assert!(world.wire.deliver(Datagram { path, payload: vec![0; 40] }));
     let before = world.handle.status().await.unwrap().status;
     assert!(before.ike_dropped.iter().all(|(_, count)| *count == 0), "it was looked at");
     assert!(matches!(world.handle.act(apply(&["a"])).await, Ok(Outcome::Done(_))));
@@ -172,4 +172,28 @@ async fn datagrams_wait_for_the_configuration() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_first_requests_takes_no_room_from_others() {
+    let world = start();
+    let path = Endpoints {
+        local: "127.0.0.1:500".parse().unwrap(),
+        remote: "192.0.2.2:500".parse().unwrap(),
+    };
+    // The header of an IKE_SA_INIT request, and of an IKE_AUTH request. Without a configuration
+    // nothing is taken out of the queues.
+    let header = |spi_r: u8, exchange: u8| {
+        let mut header = vec![7; 28];
+        header.splice(8..20, [0, 0, 0, 0, 0, 0, 0, spi_r, 0, 0x20, exchange, 0x08]);
+        header
+    };
+    let deliver = |payload: Vec<u8>| world.wire.deliver(Datagram { path, payload });
+    let taken = (0..10_000).filter(|_| deliver(header(0, 34))).count();
+    assert!((1000..10_000).contains(&taken), "{taken} may wait");
+    assert!(!deliver(header(0, 34)));
+    assert!(deliver(header(1, 35)), "whoever has got further finds room");
+    let mut long = header(0, 34);
+    long.resize(60_000, 0);
+    assert!(deliver(long), "what is no ordinary request does not wait among many");
 }

@@ -84,7 +84,7 @@ fn start(
     let transmit = Box::new(move |path: Endpoints, payload: &[u8], _keepalive: bool| {
         let path = Endpoints { local: path.remote, remote: path.local };
         if let Some(to) = wire.get(&path.local.ip()) {
-            let _ = to.datagrams.try_send(Datagram { path, payload: payload.to_vec() });
+            let _ = to.deliver(Datagram { path, payload: payload.to_vec() });
         }
         let _ = sent.send((path, payload.to_vec()));
     });
@@ -196,8 +196,7 @@ async fn a_panic_in_one_negotiation_ends_only_that_and_fills_no_log() {
     .unwrap();
     let to_subject = wire.get(&path.local.ip()).unwrap();
     for _ in 0..1000 {
-        let datagram = Datagram { path, payload: payload.clone() };
-        to_subject.datagrams.send(datagram).await.unwrap();
+        assert!(to_subject.deliver(Datagram { path, payload: payload.clone() }));
     }
     panics(&subject, 1001).await;
 

@@ -38,7 +38,13 @@ use super::{
 
 /// Datagrams that may wait; what comes beyond is dropped, as a full socket buffer would.
 const DATAGRAMS: usize = 1024;
-/// Datagrams handled before timers and management get their turn again.
+/// The same for first requests, which anybody can send in any number: a flood of them takes no
+/// room from those who have got further, and waits out a moment in which this thread does not run.
+const FIRST_REQUESTS: usize = 4096;
+/// The longest datagram that waits among the first requests; ordinary ones have some hundred
+/// octets.
+const FIRST_REQUEST_LEN: usize = 4096;
+/// Datagrams of one kind handled before timers and management get their turn again.
 const DATAGRAM_BURST: usize = 64;
 /// Events kept for readers.
 const EVENTS: usize = 1000;
@@ -58,26 +64,50 @@ pub type Transmit = Box<dyn FnMut(Endpoints, &[u8], bool) + Send>;
 /// The ends that the wire side holds: where datagrams go in, and the waker of the backend.
 #[derive(Clone, Debug)]
 pub struct WireSide {
-    /// Datagrams for the gateway. `try_send`: when it is full, the datagram is dropped.
-    pub datagrams: mpsc::Sender<Datagram>,
+    datagrams: mpsc::Sender<Datagram>,
+    first_requests: mpsc::Sender<Datagram>,
     /// Wakes the loop for `Input::Wake`.
     pub wake: Arc<Notify>,
+}
+
+impl WireSide {
+    /// Hands a datagram to the gateway; false when there is no room for it. Never waits.
+    #[must_use]
+    pub fn deliver(&self, datagram: Datagram) -> bool {
+        let queue = if is_first_request(&datagram.payload) {
+            &self.first_requests
+        } else {
+            &self.datagrams
+        };
+        queue.try_send(datagram).is_ok()
+    }
+}
+
+/// Whether this looks like an IKE_SA_INIT request: responder's SPI zero, exchange type 34, no
+/// response flag (RFC 7296 §3.1).
+fn is_first_request(message: &[u8]) -> bool {
+    message.len() <= FIRST_REQUEST_LEN
+        && message.get(8..16) == Some(&[0; 8])
+        && message.get(18) == Some(&34)
+        && message.get(19).is_some_and(|flags| flags & 0x20 == 0)
 }
 
 /// The driver's ends of the same.
 #[derive(Debug)]
 pub struct DriverSide {
     datagrams: mpsc::Receiver<Datagram>,
+    first_requests: mpsc::Receiver<Datagram>,
     wake: Arc<Notify>,
 }
 
 /// The two ends of the way between the wire and the driver.
 #[must_use]
 pub fn wire_channel() -> (WireSide, DriverSide) {
-    let (datagrams, receiver) = mpsc::channel(DATAGRAMS);
+    let (datagrams, known) = mpsc::channel(DATAGRAMS);
+    let (first_requests, unknown) = mpsc::channel(FIRST_REQUESTS);
     let wake = Arc::new(Notify::new());
-    let driver = DriverSide { datagrams: receiver, wake: Arc::clone(&wake) };
-    (WireSide { datagrams, wake }, driver)
+    let driver = DriverSide { datagrams: known, first_requests: unknown, wake: Arc::clone(&wake) };
+    (WireSide { datagrams, first_requests, wake }, driver)
 }
 
 /// Runs `gateway` on a thread of its own until the inbox is closed (every handle dropped).
@@ -161,9 +191,12 @@ impl Driver {
                 () = wire.wake.notified() => self.handle(Input::Wake),
                 () = tokio::time::sleep_until(deadline) => self.handle(Input::Wake),
                 datagram = wire.datagrams.recv(), if wire_open && self.applied => match datagram {
-                    Some(datagram) => self.take(&datagram, &mut wire.datagrams),
+                    Some(datagram) => self.take(&datagram, &mut wire),
                     None => wire_open = false,
                 },
+                Some(datagram) = wire.first_requests.recv(), if self.applied => {
+                    self.take(&datagram, &mut wire);
+                }
             }
         }
     }
@@ -174,12 +207,15 @@ impl Driver {
         timeout.unwrap_or_default().unwrap_or(Instant::NEVER)
     }
 
-    /// A burst of datagrams, so that a flood costs one round of the loop for many.
-    fn take(&mut self, first: &Datagram, more: &mut mpsc::Receiver<Datagram>) {
+    /// A burst of datagrams, so that a flood costs one round of the loop for many. Both kinds get
+    /// their turn, whichever of them is the flood.
+    fn take(&mut self, first: &Datagram, wire: &mut DriverSide) {
         self.handle(Input::Datagram { path: first.path, payload: &first.payload });
-        for _ in 1..DATAGRAM_BURST {
-            let Ok(next) = more.try_recv() else { return };
-            self.handle(Input::Datagram { path: next.path, payload: &next.payload });
+        for more in [&mut wire.datagrams, &mut wire.first_requests] {
+            for _ in 0..DATAGRAM_BURST {
+                let Ok(next) = more.try_recv() else { break };
+                self.handle(Input::Datagram { path: next.path, payload: &next.payload });
+            }
         }
     }
 

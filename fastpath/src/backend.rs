@@ -82,7 +82,8 @@ pub(crate) type Batch = (Ticket, Vec<Operation>);
 pub struct NodeCounters {
     /// ESP packets for an SPI that nobody has.
     pub no_sa: u64,
-    /// Clear packets in the TUN interface without a policy or without an SA.
+    /// Clear packets in the TUN interface without an SA, or without a policy; not the multicast
+    /// that the system itself sends on every interface.
     pub policy: u64,
     /// What was no IP packet, or neither ESP nor IKE.
     pub malformed: u64,

@@ -123,9 +123,7 @@ impl OutboundPath {
         let Some((vnet, len, flow, shape)) = parsed else {
             return Stats::count(&stats.malformed);
         };
-        let Some(outbound) = find(&flow, tables, shared) else {
-            return Stats::count(&stats.policy);
-        };
+        let Some(outbound) = find(&flow, tables, shared) else { return };
         let whole = read.end - len..read.end;
         let Some(packet) = self.input.get_mut(whole.clone()) else { return };
         let max = outbound.max_inner.load(Ordering::Relaxed);
@@ -344,14 +342,27 @@ fn run_length(
     count
 }
 
-/// The outbound SA for a packet; asks for one that is missing.
+/// The outbound SA for a packet; asks for one that is missing, and counts a packet without.
 fn find<'t>(flow: &Flow, tables: &'t Tables, shared: &Shared) -> Option<&'t Outbound> {
     let ports = flow.source_port.zip(flow.destination_port);
-    let rule = tables.policies.find(flow.source, flow.destination, flow.protocol, ports)?;
-    let Verdict::Protect(_, child) = rule.verdict else { return None };
+    let rule = tables.policies.find(flow.source, flow.destination, flow.protocol, ports);
+    let count = || Stats::count(&shared.stats.policy);
+    let Some(rule) = rule else {
+        // On every interface the system itself sends reports to multicast groups; nobody's
+        // packet is lost with them.
+        if !flow.destination.is_multicast() {
+            count();
+        }
+        return None;
+    };
+    let Verdict::Protect(_, child) = rule.verdict else {
+        count();
+        return None;
+    };
     match tables.active.get(&child) {
         Some(outbound) if outbound.sa.accepts(flow) => Some(outbound),
         _ => {
+            count();
             if tables.policies.may_acquire(child, shared.now()) {
                 // ICMP's type and code are no ports.
                 let port = |port: Option<u16>| match flow.protocol {

@@ -191,3 +191,24 @@ fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
     assert!(sites.a.client.pings("10.2.0.2"), "without policies it passes");
     sites.a.release();
 }
+
+#[test]
+fn what_comes_without_a_policy_is_counted_but_not_the_systems_own_multicast() {
+    let mut sites = Sites::new();
+    sites.a.start(1);
+    sites.a.done(vec![Operation::SetPolicies(Pairing::nets().policies(true))]);
+    sites.a.gateway.within(|| {
+        for to in ["224.0.0.99:9", "203.0.113.9:9"] {
+            let to: std::net::SocketAddr = to.parse().unwrap();
+            let (domain, datagrams) = (socket2::Domain::IPV4, socket2::Type::DGRAM);
+            let socket = socket2::Socket::new(domain, datagrams, None).unwrap();
+            // Past all routing.
+            socket.bind_device(Some(b"postern0")).unwrap();
+            socket.send_to(b"for nobody", &to.into()).unwrap();
+        }
+    });
+    let counted = || sites.a.handle().counters().policy;
+    eventually("counting", || counted() > 0);
+    assert_eq!(counted(), 1, "the only worker has seen both");
+    sites.a.release();
+}

@@ -23,8 +23,6 @@ fn with_known_keys(
     body: impl FnOnce(&Lab, &Pair, &Tunnel) -> Outcome,
 ) -> Outcome {
     Lab::run(Turn::Shared, Wire::Direct, |lab| {
-        // Postern's interface would report its IPv6 groups, which no policy covers.
-        lab.net.gateway(Side::Left).sysctl(&[("net.ipv6.conf.default.disable_ipv6", "1")])?;
         let mut ours = tunnel(lab, Starter::Peer, Family::V4, Family::V4);
         adjust(&mut ours);
         let theirs = peer_tunnel(lab, &ours);

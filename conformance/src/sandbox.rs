@@ -90,7 +90,9 @@ impl Sandbox {
         let path = format!("PATH={at}/tools:{path}");
         let variables: Vec<String> =
             variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let mut argv = vec!["nsenter", "--target", &self.pid, "--mount", "--uts", "--net"];
+        // The root as well: in a chroot it is not that of the mount namespace.
+        let mut argv =
+            vec!["nsenter", "--target", &self.pid, "--mount", "--uts", "--net", "--root"];
         argv.extend(["env", &path]);
         argv.extend(variables.iter().map(String::as_str));
         argv.extend(["sh", "-c", &script]);

@@ -24,10 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gateway", &["sa-store", "crypto", "ike", "hw-offload"]),
     ("tls", &["sa-store", "crypto"]),
     ("api", &[]),
-    (
-        "daemon",
-        &["sa-store", "crypto", "ike", "esp", "hw-offload", "fastpath", "gateway", "tls", "api"],
-    ),
+    ("daemon", &["sa-store", "crypto", "ike", "hw-offload", "fastpath", "gateway", "tls", "api"]),
     ("cli", &["api"]),
     ("sim", &["sa-store", "crypto", "ike", "esp", "hw-offload", "fastpath", "gateway"]),
     ("conformance", &["api"]),

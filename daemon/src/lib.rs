@@ -25,6 +25,11 @@ use args::Args;
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let path = args.config_path();
+    // Before any key is read.
+    if let Err(error) = privilege::harden() {
+        complain(&format_args!("posternd: the memory cannot be protected: {error}"));
+        return ExitCode::FAILURE;
+    }
     if args.check {
         return check(&path);
     }

@@ -2,15 +2,20 @@
 
 use std::io;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::{
+    fs::Mode,
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask},
+};
 
-/// Keys must not end up in a core file or be read by another process of the same user.
+/// Keys must not end up in a core file or be read by another process of the same user, and what
+/// the process makes is its owner's alone.
 ///
 /// # Errors
 /// The kernel refuses.
-pub(crate) fn protect_memory() -> io::Result<()> {
+pub(crate) fn harden() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    umask(Mode::RWXG | Mode::RWXO);
     Ok(())
 }
 
@@ -21,9 +26,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_core_and_no_tracer() {
-        protect_memory().unwrap();
+    fn no_core_no_tracer_and_nothing_for_others() {
+        harden().unwrap();
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
         assert_eq!(getrlimit(Resource::Core).current, Some(0));
+        assert_eq!(umask(Mode::RWXG | Mode::RWXO), Mode::RWXG | Mode::RWXO);
     }
 }

@@ -40,7 +40,6 @@ use crate::{
         socket::ControlSocket,
     },
     lock::StateLock,
-    privilege,
     runtime::{
         addresses,
         clock::Clock,
@@ -106,8 +105,6 @@ impl std::error::Error for StartError {}
 /// # Errors
 /// It could not start.
 pub(crate) fn run(path: PathBuf, config: Config) -> Result<(), StartError> {
-    privilege::protect_memory()
-        .map_err(|error| StartError::System("the memory cannot be protected", error))?;
     let state_dir = config.gateway.state_dir.clone();
     let lock = take_lock(&state_dir)?;
     let control_path = config.gateway.control.clone();

@@ -189,7 +189,7 @@ impl Gateway {
             }
             other => {
                 let why = other.err().unwrap_or_else(|| "it has no addresses".into());
-                let message = format!("the peer's host name does not resolve: {why}");
+                let message = format!("the peer's host name cannot be used: {why}");
                 self.failed(now, id, &Failure::new(FailureCode::ResolveFailed, message));
                 self.next_address(now, id);
             }
@@ -213,7 +213,8 @@ impl Gateway {
             None => {
                 let list: Vec<String> = tunnel.spec.local.iter().map(ToString::to_string).collect();
                 let message = format!(
-                    "none of the tunnel's local addresses ({}) is on this machine and can reach {remote}",
+                    "none of the tunnel's local addresses ({}) is on this machine and can reach {remote}; \
+                     give one to an interface, or change `local` of the tunnel",
                     list.join(", ")
                 );
                 self.failed(now, id, &Failure::new(FailureCode::NoLocalAddress, message));
@@ -237,7 +238,7 @@ impl Gateway {
         match result {
             Ok(local) => self.initiate(now, id, local, remote),
             Err(why) => {
-                let message = format!("there is no local address to reach {remote} from: {why}");
+                let message = format!("{remote} cannot be reached from here: {why}");
                 self.failed(now, id, &Failure::new(FailureCode::NoLocalAddress, message));
                 self.next_address(now, id);
             }

@@ -13,6 +13,7 @@ mod secret;
 mod suggest;
 mod units;
 mod validate;
+mod wipe;
 
 use std::{
     io::Read,
@@ -102,6 +103,7 @@ pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
     }
     let mut findings = diagnostic::Findings::default();
     let (document, errors) = DeTable::parse_recoverable(text);
+    let document = wipe::Wiped(document);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         findings.error(span, syntax_message(error.message()), "");
@@ -109,7 +111,7 @@ pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
     if findings.has_errors() {
         return Err(findings.report(context.file, text));
     }
-    let raw = schema::read(&document, &mut findings);
+    let raw = schema::read(&document.0, &mut findings);
     let config = validate::validate(&raw, context, &mut findings);
     let refused = findings.has_errors();
     let report = findings.report(context.file, text);

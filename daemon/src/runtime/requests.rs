@@ -15,6 +15,9 @@ use super::workers::{Job, Workers};
 
 /// A resolver may take this long.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(15);
+/// What to do about a name without addresses.
+const CHECK_NAMES: &str =
+    "; check the name, and that a name server can be reached outside of the tunnel";
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
 
@@ -53,8 +56,8 @@ pub(super) fn start(
 async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
     let lookup = tokio::net::lookup_host((host, 0));
     let found = match tokio::time::timeout(RESOLVE_PATIENCE, lookup).await {
-        Err(_) => return Err(format!("{host} is not resolved in time; check the name servers")),
-        Ok(Err(error)) => return Err(format!("{host} does not resolve: {error}")),
+        Err(_) => return Err(format!("{host} is not resolved in time{CHECK_NAMES}")),
+        Ok(Err(error)) => return Err(format!("{host} does not resolve{CHECK_NAMES} ({error})")),
         Ok(Ok(found)) => found,
     };
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -63,7 +66,11 @@ async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
             addresses.push(address);
         }
     }
-    if addresses.is_empty() { Err(format!("{host} has no addresses")) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        Err(format!("{host} has no addresses{CHECK_NAMES}"))
+    } else {
+        Ok(addresses)
+    }
 }
 
 /// The address the kernel would send from: connecting a datagram socket asks the routes and
@@ -80,8 +87,10 @@ fn source_address(remote: IpAddr) -> Result<IpAddr, String> {
     };
     match local() {
         Ok(address) if !address.is_unspecified() => Ok(address),
-        Ok(_) => Err(format!("no local address reaches {remote}")),
-        Err(error) => Err(format!("there is no route to {remote}: {error}")),
+        Ok(_) => Err("this machine has no address for it; configure an interface".into()),
+        Err(error) => Err(format!(
+            "there is no route; check the routes and that the interface is up ({error})"
+        )),
     }
 }
 
@@ -93,12 +102,16 @@ mod tests {
     fn loopback_is_reached_from_itself() {
         let home = IpAddr::V4(Ipv4Addr::LOCALHOST);
         assert_eq!(source_address(home), Ok(home));
+        // The system refuses broadcasts, as it refuses what it has no route to.
+        let why = source_address(IpAddr::V4(Ipv4Addr::BROADCAST)).unwrap_err();
+        assert!(why.contains("; check the routes"), "{why}");
     }
 
     #[tokio::test]
     async fn names_resolve_or_say_why_not() {
         assert!(resolve("localhost").await.unwrap().iter().all(IpAddr::is_loopback));
         let why = resolve("does-not-exist.invalid").await.unwrap_err();
-        assert!(why.contains("does-not-exist.invalid"), "{why}");
+        assert!(why.starts_with("does-not-exist.invalid "), "{why}");
+        assert!(why.contains("; check the name"), "{why}");
     }
 }

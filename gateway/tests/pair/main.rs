@@ -5,6 +5,7 @@ mod backend;
 mod down;
 mod lifecycle;
 mod operators;
+mod reasons;
 mod reload;
 mod scale;
 mod world;

@@ -1,10 +1,12 @@
 //! Key agreement on threads of its own: it takes milliseconds, and datagrams do not wait.
 
 use std::{
+    collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use crypto::{
@@ -15,6 +17,12 @@ use gateway::{input::CompletionResult, output::Ticket};
 use ike::input::{Agreement, GeneratedKey, KeFailure};
 use sa_store::KeGroup;
 
+/// Key exchanges that peers asked for, at most: a minute of work is more than anybody waits.
+const PEERS_JOBS: usize = 1024;
+/// How long a key exchange that a peer asked for may wait: half-open IKE SAs live for 30 s, and
+/// what is left then has to do for the peer's own part and its IKE_AUTH.
+const PEERS_PATIENCE: Duration = Duration::from_secs(20);
+
 /// A piece of key exchange.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -23,12 +31,76 @@ pub(super) enum Job {
     GenerateAndAgree { group: KeGroup, peer_public: Vec<u8> },
 }
 
+impl Job {
+    /// Whether a peer wants it, perhaps a stranger; we want all others.
+    const fn is_peers(&self) -> bool {
+        matches!(self, Self::GenerateAndAgree { .. })
+    }
+
+    /// The answer when it is not done.
+    const fn undone(&self) -> CompletionResult {
+        match self {
+            Self::Generate { .. } => CompletionResult::KeyGenerated(Err(KeFailure::Internal)),
+            Self::Agree { .. } | Self::GenerateAndAgree { .. } => {
+                CompletionResult::Agreed(Err(KeFailure::Internal))
+            }
+        }
+    }
+}
+
 /// Called with each answer.
 pub(super) type Done = Arc<dyn Fn(Ticket, CompletionResult) + Send + Sync>;
 
 /// The threads; they end when this is dropped.
 pub(super) struct Workers {
-    jobs: mpsc::Sender<(Ticket, Job)>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    done: Done,
+}
+
+/// What waits to be done.
+#[derive(Debug, Default)]
+struct Queue {
+    /// What we want, bounded by our own tunnels: done first, so that no flood keeps them down.
+    own: VecDeque<(Ticket, Job)>,
+    /// What peers want, in the order it came.
+    peers: VecDeque<(Instant, Ticket, Job)>,
+    closed: bool,
+}
+
+/// What a thread does next.
+#[derive(Debug)]
+enum Next {
+    Work(Ticket, Job),
+    /// Nobody waits for it any more.
+    Skip(Ticket, Job),
+}
+
+impl Queue {
+    /// Takes a job in; gives it back if there are too many already.
+    fn push(&mut self, now: Instant, ticket: Ticket, job: Job) -> Option<(Ticket, Job)> {
+        if !job.is_peers() {
+            self.own.push_back((ticket, job));
+        } else if self.peers.len() < PEERS_JOBS {
+            self.peers.push_back((now, ticket, job));
+        } else {
+            return Some((ticket, job));
+        }
+        None
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<Next> {
+        if let Some((ticket, job)) = self.own.pop_front() {
+            return Some(Next::Work(ticket, job));
+        }
+        let (since, ticket, job) = self.peers.pop_front()?;
+        let late = now.saturating_duration_since(since) > PEERS_PATIENCE;
+        Some(if late { Next::Skip(ticket, job) } else { Next::Work(ticket, job) })
+    }
 }
 
 impl Workers {
@@ -37,37 +109,66 @@ impl Workers {
     /// # Errors
     /// The system gives no threads.
     pub(super) fn start(count: usize, random: OsRandom, done: &Done) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<(Ticket, Job)>();
-        let queue = Arc::new(Mutex::new(queue));
+        let queue = Mutex::new(Queue::default());
+        let shared = Arc::new(Shared { queue, filled: Condvar::new(), done: Arc::clone(done) });
+        // Dropped, and with it the threads that there are, if the system gives no more.
+        let this = Self { shared };
         for index in 0..count.max(1) {
-            let (queue, done) = (Arc::clone(&queue), Arc::clone(done));
+            let shared = Arc::clone(&this.shared);
             thread::Builder::new().name(format!("key-exchange-{index}")).spawn(move || {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((ticket, job)) = next else { return };
-                    done(ticket, answer(job, random));
+                while let Some(next) = shared.next() {
+                    match next {
+                        Next::Work(ticket, job) => (shared.done)(ticket, answer(job, random)),
+                        Next::Skip(ticket, job) => (shared.done)(ticket, job.undone()),
+                    }
                 }
             })?;
         }
-        Ok(Self { jobs })
+        Ok(this)
     }
 
-    /// Hands over a job; its answer comes later.
+    /// Hands over a job; its answer comes later, or at once that it cannot be done now.
     pub(super) fn submit(&self, ticket: Ticket, job: Job) {
-        // The threads only end with `self`.
-        let _ = self.jobs.send((ticket, job));
+        let refused = self.shared.lock().push(Instant::now(), ticket, job);
+        match refused {
+            Some((ticket, job)) => (self.shared.done)(ticket, job.undone()),
+            None => self.shared.filled.notify_one(),
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.filled.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something to do; `None` when the threads shall end.
+    fn next(&self) -> Option<Next> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(next) = queue.pop(Instant::now()) {
+                return Some(next);
+            }
+            queue = self.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
 fn answer(job: Job, random: OsRandom) -> CompletionResult {
-    let only_generates = matches!(job, Job::Generate { .. });
+    let undone = job.undone();
     catch_unwind(AssertUnwindSafe(|| compute(job, random))).unwrap_or_else(|_| {
         crate::logs::gave_up(format_args!("a key exchange failed with an internal error"));
-        if only_generates {
-            CompletionResult::KeyGenerated(Err(KeFailure::Internal))
-        } else {
-            CompletionResult::Agreed(Err(KeFailure::Internal))
-        }
+        undone
     })
 }
 
@@ -106,7 +207,50 @@ fn failure(error: KeError) -> KeFailure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+
+    fn peers() -> Job {
+        Job::GenerateAndAgree { group: KeGroup::Curve25519, peer_public: vec![9; 32] }
+    }
+
+    /// Tickets in the order of [`Queue::pop`], and whether each is worked at.
+    fn drain(queue: &mut Queue, now: Instant) -> Vec<(u64, bool)> {
+        core::iter::from_fn(|| queue.pop(now))
+            .map(|next| match next {
+                Next::Work(ticket, _) => (ticket.0, true),
+                Next::Skip(ticket, _) => (ticket.0, false),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn our_own_come_first_and_what_nobody_waits_for_is_skipped() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let own = || Job::Generate { group: KeGroup::Curve25519 };
+        for (ticket, job) in [(1, peers()), (2, own()), (3, peers()), (4, own())] {
+            assert!(queue.push(now, Ticket(ticket), job).is_none());
+        }
+        assert_eq!(drain(&mut queue, now), [(2, true), (4, true), (1, true), (3, true)]);
+        queue.push(now, Ticket(5), peers());
+        queue.push(now, Ticket(6), own());
+        let later = now + PEERS_PATIENCE + Duration::from_secs(1);
+        queue.push(later, Ticket(7), peers());
+        assert_eq!(drain(&mut queue, later), [(6, true), (5, false), (7, true)]);
+    }
+
+    #[test]
+    fn a_flood_is_bounded_and_keeps_nothing_of_ours_out() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let refused = (0..10_000).filter_map(|it| queue.push(now, Ticket(it), peers()));
+        assert_eq!(refused.count(), 10_000 - PEERS_JOBS);
+        let (group, private) = (KeGroup::Curve25519, OsRandom::new().unwrap());
+        let private = ke::generate(group, &mut { private }).unwrap().private;
+        let job = Job::Agree { private, peer_public: vec![9; 32] };
+        assert!(queue.push(now, Ticket(77_777), job).is_none());
+        assert_eq!(drain(&mut queue, now)[0], (77_777, true));
+    }
 
     #[test]
     fn two_sides_agree_and_bad_values_are_refused() {

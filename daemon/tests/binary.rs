@@ -74,6 +74,37 @@ fn check_says_what_is_there_or_what_is_wrong() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whoever owns a file reads and changes it whatever its mode is.
+#[test]
+fn files_with_keys_belong_to_root_or_to_us() -> std::io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can give a file away.
+        return Ok(());
+    }
+    let folder = Folder::new("owner");
+    let inline = folder.write("inline.toml", 0o600, GOOD)?;
+    let text = GOOD.replace("psk = \"planted-key-51c2\"", "psk_file = \"key\"");
+    let named = folder.write("named.toml", 0o600, &text)?;
+    let key = folder.write("key", 0o600, "planted-key-51c2")?;
+    let check = |config: &Path| posternd(&["--check", "--config", shown(config)]);
+    for (config, given) in [(&inline, &inline), (&named, &key)] {
+        assert_eq!(check(config)?.status.code(), Some(0));
+        std::os::unix::fs::chown(given, Some(65_534), None)?;
+        let said = check(config)?;
+        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        assert!(stderr.contains("belongs to user 65534"), "{stderr}");
+        assert!(stderr.contains(&format!("run: chown root {}", shown(given))), "{stderr}");
+        assert!(!stderr.contains("planted-key"), "{stderr}");
+        std::os::unix::fs::chown(given, Some(0), None)?;
+        assert_eq!(check(config)?.status.code(), Some(0));
+    }
+    // A configuration without keys may be anybody's.
+    std::os::unix::fs::chown(&named, Some(65_534), None)?;
+    assert_eq!(check(&named)?.status.code(), Some(0));
+    Ok(())
+}
+
 #[test]
 fn files_that_are_none_are_refused_at_once() -> std::io::Result<()> {
     let folder = Folder::new("files");
@@ -90,12 +121,24 @@ fn files_that_are_none_are_refused_at_once() -> std::io::Result<()> {
         assert_eq!(said.status.code(), Some(1), "{said:?}");
         assert!(stderr.contains(says), "{stderr}");
     }
-    // The same for a key.
-    let text = GOOD.replace("psk = \"planted-key-51c2\"", "psk_file = \"pipe\"");
-    let config = folder.write("config.toml", 0o600, &text)?;
-    let said = posternd(&["--check", "--config", shown(&config)])?;
-    assert_eq!(said.status.code(), Some(1), "{said:?}");
-    assert!(String::from_utf8_lossy(&said.stderr).contains("no regular file"), "{said:?}");
+    // The same for a key, also behind a link; and a key is short.
+    std::os::unix::fs::symlink("/dev/zero", folder.0.join("link"))?;
+    folder.write("long", 0o600, &"x".repeat(4097))?;
+    folder.write("good", 0o600, "planted-key-51c2")?;
+    std::os::unix::fs::symlink("good", folder.0.join("good-link"))?;
+    for (name, says) in [
+        ("pipe", "no regular file"),
+        ("link", "no regular file"),
+        ("long", "it is longer than 4096 octets"),
+        ("good-link", ""),
+    ] {
+        let key = format!("psk_file = \"{name}\"");
+        let text = GOOD.replace("psk = \"planted-key-51c2\"", &key);
+        let config = folder.write("config.toml", 0o600, &text)?;
+        let said = posternd(&["--check", "--config", shown(&config)])?;
+        assert_eq!(said.status.success(), says.is_empty(), "{said:?}");
+        assert!(String::from_utf8_lossy(&said.stderr).contains(says), "{said:?}");
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use daemon::config::{self, Context, SecretFiles};
+use daemon::config::{self, Context, Exposure, SecretFiles};
 use gateway::spec::{RemoteAddress, TunnelMode};
 use ike::config::{AuthMethod, EncapPolicy};
 use sa_store::{Esn, SecretBytes};
@@ -371,7 +371,7 @@ fn keys_are_never_shown() {
     let context = Context {
         file: "postern.toml",
         folder: Path::new("/etc/x"),
-        exposed: Some(0o644),
+        exposed: Some(Exposure::Mode(0o644)),
         secrets: &OneKey,
     };
     for auth in [
@@ -412,8 +412,15 @@ fn keys_are_never_shown() {
     let refused = config::parse(&text, &context).unwrap_err();
     assert_eq!(
         refused.diagnostics()[0].message,
-        "postern.toml holds a key, but others can use the file (mode 644)"
+        "postern.toml holds a key, but can be used by others (mode 644)"
     );
+    let foreign = Context { exposed: Some(Exposure::Owner(1000)), ..context };
+    let refused = config::parse(&text, &foreign).unwrap_err();
+    let first = &refused.diagnostics()[0];
+    assert_eq!(first.message, "postern.toml holds a key, but belongs to user 1000");
+    assert_eq!(first.help, "run: chown root postern.toml");
+    // A file without keys may be anybody's.
+    assert!(config::parse(&around("", ""), &foreign).is_ok());
 }
 
 #[test]

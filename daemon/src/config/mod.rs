@@ -18,14 +18,13 @@ mod wipe;
 use std::{
     io::Read,
     num::NonZeroUsize,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 use gateway::spec::ConnectionSpec;
 use sa_store::OffloadIntent;
-pub use secret::{FileSystem, NoFiles, SecretFiles};
+pub use secret::{Exposure, FileSystem, NoFiles, SecretFiles};
 use toml::de::DeTable;
 use zeroize::Zeroizing;
 
@@ -86,8 +85,8 @@ pub struct Context<'a> {
     pub file: &'a str,
     /// The folder that relative paths start from.
     pub folder: &'a Path,
-    /// Whether others than the owner can use the file: then it must not hold secrets.
-    pub exposed: Option<u32>,
+    /// Whether somebody else can use the file: then it must not hold secrets.
+    pub exposed: Option<Exposure>,
     /// Where `psk_file`s are read from.
     pub secrets: &'a dyn SecretFiles,
 }
@@ -139,7 +138,6 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     };
     let handle = secret::open_regular(path).map_err(|error| failed(&error))?;
     let metadata = handle.metadata().map_err(|error| failed(&error))?;
-    let mode = metadata.mode();
     // The text may hold keys: it never moves while it grows, and is wiped at the end.
     let size = usize::try_from(metadata.len()).unwrap_or(MAX_SIZE).min(MAX_SIZE);
     let mut text = Zeroizing::new(String::with_capacity(size + 64));
@@ -151,7 +149,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     let context = Context {
         file: &file,
         folder: &folder,
-        exposed: (mode & 0o077 != 0).then_some(mode & 0o777),
+        exposed: Exposure::of(&metadata),
         secrets: &FileSystem,
     };
     parse(&text, &context)

@@ -1,12 +1,14 @@
 //! Pre-shared keys: where they come from and how they are written.
 
 use std::{
-    fs::{File, OpenOptions},
+    fmt,
+    fs::{File, Metadata, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
+use rustix::process::geteuid;
 use sa_store::SecretBytes;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -15,7 +17,7 @@ const LONGEST: u64 = 4096;
 
 /// Where secrets that a configuration names are read from.
 pub trait SecretFiles {
-    /// The content of a file that only its owner can read.
+    /// The content of a file that nobody but root and this process's user can use.
     ///
     /// # Errors
     /// Why not, and what to do, without anything of the content.
@@ -29,13 +31,9 @@ pub struct FileSystem;
 impl SecretFiles for FileSystem {
     fn read(&self, path: &Path) -> Result<SecretBytes, String> {
         let file = open_regular(path).map_err(|error| error.to_string())?;
-        let mode = file.metadata().map_err(|error| error.to_string())?.mode();
-        if mode & 0o077 != 0 {
-            return Err(format!(
-                "others can use it (mode {:03o}); run: chmod 600 {}",
-                mode & 0o777,
-                path.display()
-            ));
+        let metadata = file.metadata().map_err(|error| error.to_string())?;
+        if let Some(exposure) = Exposure::of(&metadata) {
+            return Err(format!("it {exposure}; {}", exposure.remedy(&path.display())));
         }
         let mut content = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
         file.take(LONGEST + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
@@ -56,9 +54,50 @@ impl SecretFiles for NoFiles {
     }
 }
 
-/// Opens a file, never anything that could block or act (a pipe, a device, a folder).
+/// Why a file is no place for secrets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exposure {
+    /// Others than the owner can use it; the permission bits.
+    Mode(u32),
+    /// It belongs to this user, who is neither root nor the one we run as: whoever owns a file
+    /// reads and changes it whatever its mode is.
+    Owner(u32),
+}
+
+impl Exposure {
+    /// What is wrong with the file that was opened, if anything is.
+    pub(super) fn of(metadata: &Metadata) -> Option<Self> {
+        let (owner, mode) = (metadata.uid(), metadata.mode());
+        if owner != 0 && owner != geteuid().as_raw() {
+            Some(Self::Owner(owner))
+        } else {
+            (mode & 0o077 != 0).then_some(Self::Mode(mode & 0o777))
+        }
+    }
+
+    /// The command that helps.
+    pub(super) fn remedy(self, path: &dyn fmt::Display) -> String {
+        match self {
+            Self::Mode(_) => format!("run: chmod 600 {path}"),
+            Self::Owner(_) => format!("run: chown root {path}"),
+        }
+    }
+}
+
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mode(mode) => write!(f, "can be used by others (mode {mode:03o})"),
+            Self::Owner(owner) => write!(f, "belongs to user {owner}"),
+        }
+    }
+}
+
+/// Opens a file, never anything that could block or act (a pipe, a device, a folder). What is
+/// asked about it later is asked of what was opened, not of its name.
 pub(super) fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {

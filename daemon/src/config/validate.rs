@@ -265,15 +265,9 @@ fn auth_method(
             return None;
         }
         (Some(psk), None) => {
-            if let Some(mode) = context.exposed {
-                findings.error(
-                    psk.span.clone(),
-                    format!(
-                        "{} holds a key, but others can use the file (mode {mode:03o})",
-                        context.file
-                    ),
-                    format!("run: chmod 600 {}", context.file),
-                );
+            if let Some(exposure) = context.exposed {
+                let message = format!("{} holds a key, but {exposure}", context.file);
+                findings.error(psk.span.clone(), message, exposure.remedy(&context.file));
                 return None;
             }
             secret::decode(psk.value.as_bytes()).map_err(|error| (psk, error.to_owned()))

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use daemon::config::{Context, NoFiles, parse};
+use daemon::config::{Context, Exposure, NoFiles, parse};
 
 use crate::{Target, engine::Answer, seed};
 
@@ -18,7 +18,7 @@ fn run(input: &[u8]) -> u64 {
     let context = Context {
         file: "config.toml",
         folder: Path::new("."),
-        exposed: input.first().filter(|first| **first == b'#').map(|_| 0o644),
+        exposed: input.first().filter(|first| **first == b'#').map(|_| Exposure::Mode(0o644)),
         secrets: &NoFiles,
     };
     let mut answer = Answer::default();

@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> ExitCode {
         return check(&path);
     }
     if args.release {
-        return finish(supervisor::release(release_config(&path, args.config.is_some()).as_ref()));
+        return finish(supervisor::release(&traces(&path, args.config.is_some())));
     }
     let config = match config::load(&path) {
         Ok(config) => config,
@@ -50,20 +50,24 @@ pub fn run(args: &Args) -> ExitCode {
     finish(supervisor::run(path, config))
 }
 
-/// The configuration that `--release` goes by. What stands in the system has to go also when
-/// the file is broken or gone: then that is said, and `None` stands for the defaults.
-fn release_config(path: &std::path::Path, named: bool) -> Option<config::Config> {
+/// The names that `--release` goes by. What stands in the system has to go also when the file is
+/// broken or gone: then that is said, and the names are what can be made out of it.
+fn traces(path: &std::path::Path, named: bool) -> config::Traces {
     match config::load(path) {
-        Ok(config) => Some(config),
+        Ok(config) => config.into(),
         Err(report) => {
+            let traces = config::traces(path);
             if named || path.exists() {
                 complain(&report);
-                complain(
-                    &"posternd: going by the defaults: what the configuration would name \
-                      otherwise (interface, control, state_dir) may stay",
-                );
+                complain(&format_args!(
+                    "posternd: going by interface = \"{}\", control = \"{}\", state_dir = \"{}\"; \
+                     what has other names stays",
+                    traces.interface,
+                    traces.control.display(),
+                    traces.state_dir.display()
+                ));
             }
-            None
+            traces
         }
     }
 }
@@ -116,23 +120,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn release_goes_by_a_good_configuration_and_is_stopped_by_none() -> io::Result<()> {
+    fn release_goes_by_what_can_be_made_out_of_a_configuration() -> io::Result<()> {
         let folder = std::env::temp_dir().join(format!("pt-{}-release", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let path = folder.join("config.toml");
-        let interface = |text: &str| -> io::Result<Option<String>> {
+        let found = |text: &[u8]| -> io::Result<[String; 3]> {
             std::fs::write(&path, text)?;
-            Ok(release_config(&path, true).map(|config| config.inline.interface))
+            let config::Traces { interface, control, state_dir } = traces(&path, true);
+            let shown = |path: std::path::PathBuf| path.display().to_string();
+            Ok([interface, shown(control), shown(state_dir)])
         };
-        let good = interface("[inline]\ninterface = \"pt7\"\n");
-        let broken = interface("[inline]\ninterfcae = \"pt7\"\n");
-        let binary = interface("\u{0}");
+        let (socket, lock) = (api::DEFAULT_CONTROL_SOCKET, "/var/lib/postern");
+        let mut failures = Vec::new();
+        for (text, want) in [
+            (&b"[inline]\ninterface = \"pt7\"\n"[..], ["pt7", socket, lock]),
+            // Keys that are not known, and tunnels that mean nothing.
+            (
+                b"[gateway]\ncolour = 1\ncontrol = \"/x/c\"\n[inline]\ninterface = \"pt7\"\nworkers = 0\n\
+                  [tunnels.a]\nmode = 7\n",
+                ["pt7", "/x/c", lock],
+            ),
+            // No TOML further on, no UTF-8.
+            (
+                b"[gateway]\nstate_dir = \"/x\"\n[inline]\ninterface = \"pt7\"\n[tunnels.a\nx = = y\n",
+                ["pt7", socket, "/x"],
+            ),
+            (b"# Schlo\xdf\n[inline]\ninterface = \"pt7\"\n", ["pt7", socket, lock]),
+            // Each name by itself.
+            (
+                b"[gateway]\ncontrol = \"\"\nstate_dir = \"/x\"\n[inline]\ninterface = \"a/b\"\n",
+                ["postern0", socket, "/x"],
+            ),
+            (b"[inline]\ninterface = 3\n", ["postern0", socket, lock]),
+            (b"\0", ["postern0", socket, lock]),
+            (b"", ["postern0", socket, lock]),
+        ] {
+            let found = found(text)?;
+            if found != want {
+                failures.push((String::from_utf8_lossy(text).into_owned(), found));
+            }
+        }
         std::fs::remove_dir_all(&folder)?;
-        assert_eq!(good?.as_deref(), Some("pt7"));
-        assert_eq!(broken?, None);
-        assert_eq!(binary?, None);
-        assert!(release_config(&path, true).is_none(), "it is gone");
-        assert!(release_config(&path, false).is_none());
+        assert!(failures.is_empty(), "{failures:#?}");
+        assert_eq!(traces(&path, true).interface, "postern0", "it is gone");
+        assert_eq!(traces(&path, false).interface, "postern0");
         Ok(())
     }
 }

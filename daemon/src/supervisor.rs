@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, InlineConfig, OnStop},
+    config::{Config, InlineConfig, OnStop, Traces},
     control::{
         grpc::{self, NodeStatus, Service},
         reload::{Reloader, Settings},
@@ -119,7 +119,7 @@ pub(crate) fn run(path: PathBuf, config: Config) -> Result<(), StartError> {
     let settings = Settings::of(&config);
     let engine = Engine::start(&config.inline)?;
     let Engine { handle, inline, overload, thread } = engine;
-    let steering = steering(&config.inline);
+    let steering = steering(&config.inline.interface);
     let reloader = Arc::new(Reloader::new(path, handle.clone(), settings));
     let served = runtime.block_on(serve(config, handle, (&inline, &overload), &reloader, &socket));
     // Tasks that still hold a way to the driver end with their runtime, and then the driver does.
@@ -146,12 +146,10 @@ pub(crate) fn run(path: PathBuf, config: Config) -> Result<(), StartError> {
 ///
 /// # Errors
 /// A daemon runs, or the system refuses.
-pub(crate) fn release(config: Option<&Config>) -> Result<(), StartError> {
-    let state_dir = config.map_or(Path::new("/var/lib/postern"), |c| &c.gateway.state_dir);
+pub(crate) fn release(traces: &Traces) -> Result<(), StartError> {
+    let Traces { interface, control, state_dir } = traces;
     let lock = if state_dir.exists() { Some(take_lock(state_dir)?) } else { None };
-    let steering = config.map_or_else(SteeringConfig::default, |c| steering(&c.inline));
-    fastpath::release(&steering).map_err(StartError::DataPlane)?;
-    let control = config.map_or(Path::new(api::DEFAULT_CONTROL_SOCKET), |c| &c.gateway.control);
+    fastpath::release(&steering(interface)).map_err(StartError::DataPlane)?;
     // Taking the place of a stale socket and leaving it removes it.
     if control.exists() {
         drop(
@@ -172,8 +170,8 @@ fn take_lock(state_dir: &Path) -> Result<StateLock, StartError> {
     })
 }
 
-fn steering(config: &InlineConfig) -> SteeringConfig {
-    SteeringConfig { interface: config.interface.clone(), ..SteeringConfig::default() }
+fn steering(interface: &str) -> SteeringConfig {
+    SteeringConfig { interface: interface.to_owned(), ..SteeringConfig::default() }
 }
 
 /// The data plane and the gateway that commands it, running.
@@ -195,7 +193,7 @@ impl Engine {
         let overload = Arc::<AtomicU64>::default();
         let backend = InlineBackend::start(
             fastpath::InlineConfig {
-                steering: steering(config),
+                steering: steering(&config.interface),
                 workers: config.workers.map(usize::from),
                 engines: engines.clone(),
                 ..fastpath::InlineConfig::default()

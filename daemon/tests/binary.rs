@@ -74,6 +74,34 @@ fn check_says_what_is_there_or_what_is_wrong() -> std::io::Result<()> {
     Ok(())
 }
 
+/// An editor that saves Latin-1 or UTF-16 is told where the first such character is.
+#[test]
+fn text_that_is_no_utf8_is_shown() -> std::io::Result<()> {
+    let folder = Folder::new("encoding");
+    let path = folder.0.join("config.toml");
+    let latin = GOOD.replace("[tunnels.b]", "# Schlo\u{df}\n[tunnels.b]");
+    let latin: Vec<u8> = latin.chars().map(|c| c as u8).collect();
+    let behind = [GOOD.as_bytes(), b"# \xff\n"].concat();
+    let inside = GOOD.as_bytes().to_vec();
+    let planted = inside.windows(7).position(|w| w == b"planted").unwrap_or_default();
+    let inside = [&inside[..planted + 3], b"\xfc", &inside[planted + 3..]].concat();
+    let utf16: Vec<u8> =
+        "\u{feff}".chars().chain(GOOD.chars()).flat_map(|c| (c as u16).to_le_bytes()).collect();
+    for (content, place) in [(latin, "1:8"), (behind, "7:3"), (inside, "3:20"), (utf16, "1:1")] {
+        std::fs::write(&path, &content)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let said = posternd(&["--check", "--config", shown(&path)])?;
+        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        assert!(stderr.starts_with("error: this is no UTF-8 text\n"), "{stderr}");
+        assert!(stderr.contains(&format!("config.toml:{place}\n")), "{stderr}");
+        for secret in ["planted", "pla\u{fffd}", "51c2"] {
+            assert!(!stderr.replace(' ', "").contains(secret), "{stderr}");
+        }
+    }
+    Ok(())
+}
+
 /// Whoever owns a file reads and changes it whatever its mode is.
 #[test]
 fn files_with_keys_belong_to_root_or_to_us() -> std::io::Result<()> {

@@ -95,6 +95,24 @@ fn bad_files_and_what_is_said() {
             "2:13",
             "use \"auto\" or \"inline\"",
         ),
+        (
+            "[gateway]\ndataplane = \"eth0\"\n".into(),
+            "`dataplane = \"eth0\"` is not available yet",
+            "2:13",
+            "use \"auto\" or \"inline\"",
+        ),
+        (
+            "[gateway]\ndataplane = \"inlin\"\n".into(),
+            "`dataplane = \"inlin\"` does not exist",
+            "2:13",
+            "did you mean \"inline\"?",
+        ),
+        (
+            "[gateway]\ndataplane = \"user space\"\n".into(),
+            "`dataplane = \"user space\"` does not exist",
+            "2:13",
+            "use \"auto\" or \"inline\"",
+        ),
         ("[gateway]\ncontrol = \"\"\n".into(), "this is no path", "2:11", ""),
         (
             format!("[gateway]\ncontrol = \"/{}\"\n", "x".repeat(120)),
@@ -191,6 +209,24 @@ fn bad_files_and_what_is_said() {
             "`4 hours` is no duration",
             "4:17",
             "write a number and s, m, h or d: \"30s\", \"4h\"",
+        ),
+        (
+            tunnel("ike = { rekey = \"1s\" }"),
+            "`1s` is over before an exchange with the peer is",
+            "4:17",
+            "the default is \"4h\"",
+        ),
+        (
+            tunnel("ike = { dpd = \"1s\" }"),
+            "`1s` is over before an exchange with the peer is",
+            "4:15",
+            "the default is \"30s\"",
+        ),
+        (
+            child("esp = { rekey = \"1s\" }"),
+            "`1s` is over before an exchange with the peer is",
+            "8:17",
+            "the default is \"1h\"",
         ),
         (
             tunnel("ike = { rekye = \"4h\" }"),
@@ -421,6 +457,23 @@ fn keys_are_never_shown() {
     assert_eq!(first.help, "run: chown root postern.toml");
     // A file without keys may be anybody's.
     assert!(config::parse(&around("", ""), &foreign).is_ok());
+}
+
+#[test]
+fn short_lifetimes_are_accepted_with_a_warning() {
+    for (ike, esp, warnings) in [
+        ("rekey = \"59s\"", "", 1),
+        ("dpd = \"4s\"", "", 1),
+        ("", "rekey = \"59s\"", 1),
+        ("rekey = \"2s\", dpd = \"2s\"", "rekey = \"2s\"", 3),
+        ("", "rekey_bytes = \"1023KiB\", rekey_packets = 999", 2),
+        ("rekey = \"60s\", dpd = \"5s\"", "rekey = \"60s\", rekey_bytes = \"1MiB\"", 0),
+        ("rekey = \"0s\", dpd = \"0s\"", "rekey = \"0s\", rekey_packets = 1000", 0),
+    ] {
+        let text = around(&format!("ike = {{ {ike} }}"), &format!("esp = {{ {esp} }}"));
+        let said = parse(&text).unwrap_or_else(|report| panic!("{report}")).warnings;
+        assert_eq!(said.diagnostics().len(), warnings, "{ike} {esp}: {said}");
+    }
 }
 
 #[test]

@@ -11,6 +11,11 @@ use ike::negotiate::edit_distance;
 pub(super) fn mask(text: &str) -> String {
     let mut out: Vec<u8> = text.as_bytes().to_vec();
     let bytes = text.as_bytes();
+    if bytes.contains(&0) {
+        // Another encoding, in which nothing here would be recognized.
+        blank(&mut out, 0, bytes.len());
+        return String::from_utf8_lossy(&out).into_owned();
+    }
     let mut at = 0;
     let mut section_is_auth = false;
     let mut line_begins = true;
@@ -223,6 +228,7 @@ mod tests {
     #[test]
     fn values_of_secrets_are_gone_and_positions_stay() {
         for (text, want) in [
+            ("p\0s\0k\0=\0a\0\n\0", "**********\n*"),
             ("psk = \"abc\" # x\n", "psk = \"***\" # x\n"),
             ("auth = { psk = 'abc', x = 1 }", "auth = { psk = '***', x = * }"),
             ("auth = { key = \"abc\" }", "auth = { key = \"***\" }"),

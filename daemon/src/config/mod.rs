@@ -5,6 +5,7 @@
 
 mod diagnostic;
 mod end;
+mod lifetime;
 mod mask;
 mod overlap;
 mod proposal;
@@ -16,7 +17,9 @@ mod validate;
 mod wipe;
 
 use std::{
-    io::Read,
+    borrow::Cow,
+    fs::Metadata,
+    io::{self, Read},
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -97,8 +100,7 @@ pub struct Context<'a> {
 /// Everything that is wrong with it.
 pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
     if text.len() > MAX_SIZE {
-        let message = format!("is larger than {} MiB", MAX_SIZE >> 20);
-        return Err(Report::about_file(context.file, &message));
+        return Err(too_large(context.file));
     }
     let mut findings = diagnostic::Findings::default();
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -126,33 +128,92 @@ pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
 /// Everything that is wrong with it, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Report> {
     let file = path.display().to_string();
-    let failed = |error: &std::io::Error| {
-        let what = match error.kind() {
-            std::io::ErrorKind::NotFound => "does not exist; name another one with --config".into(),
-            std::io::ErrorKind::PermissionDenied => {
-                "cannot be read: permission denied; run as root".into()
-            }
-            _ => format!("cannot be read: {error}"),
-        };
-        Report::about_file(&file, &what)
-    };
-    let handle = secret::open_regular(path).map_err(|error| failed(&error))?;
-    let metadata = handle.metadata().map_err(|error| failed(&error))?;
-    // The text may hold keys: it never moves while it grows, and is wiped at the end.
-    let size = usize::try_from(metadata.len()).unwrap_or(MAX_SIZE).min(MAX_SIZE);
-    let mut text = Zeroizing::new(String::with_capacity(size + 64));
-    handle.take(MAX_SIZE as u64 + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-        _ => PathBuf::from("."),
-    };
+    let (content, metadata) = content(path).map_err(|error| unreadable(&file, &error))?;
+    if content.len() > MAX_SIZE {
+        return Err(too_large(&file));
+    }
+    let text = std::str::from_utf8(&content).map_err(|error| not_text(&file, &content, error))?;
     let context = Context {
         file: &file,
-        folder: &folder,
+        folder: &folder_of(path),
         exposed: Exposure::of(&metadata),
         secrets: &FileSystem,
     };
-    parse(&text, &context)
+    parse(text, &context)
+}
+
+/// The names under which a daemon is found in the system.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Traces {
+    /// The TUN interface.
+    pub interface: String,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Where the lock is.
+    pub state_dir: PathBuf,
+}
+
+impl From<Config> for Traces {
+    fn from(config: Config) -> Self {
+        let GatewayConfig { control, state_dir, .. } = config.gateway;
+        Self { interface: config.inline.interface, control, state_dir }
+    }
+}
+
+/// The names in a file that may be broken anywhere, or not be there: each that cannot be made out
+/// is the default one. Nothing else is asked of the file, and no key is read.
+#[must_use]
+pub fn traces(path: &Path) -> Traces {
+    let content = content(path).map(|(content, _)| content).unwrap_or_default();
+    let readable = content.len() <= MAX_SIZE;
+    let text = if readable { String::from_utf8_lossy(&content) } else { Cow::default() };
+    let text = Zeroizing::new(text.into_owned());
+    let folder = folder_of(path);
+    let context = Context { file: "", folder: &folder, exposed: None, secrets: &NoFiles };
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let document = wipe::Wiped(document);
+    let raw = schema::read(&document.0, &mut diagnostic::Findings::default());
+    validate::traces(&raw, &context)
+}
+
+/// What is in a file, up to a little more than is allowed, and what the system knows of it.
+fn content(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Metadata)> {
+    let file = secret::open_regular(path)?;
+    let metadata = file.metadata()?;
+    // The text may hold keys: it never moves while it grows, and is wiped at the end.
+    let size = usize::try_from(metadata.len()).unwrap_or(MAX_SIZE).min(MAX_SIZE);
+    let mut content = Zeroizing::new(Vec::with_capacity(size + 64));
+    file.take(MAX_SIZE as u64 + 1).read_to_end(&mut content)?;
+    Ok((content, metadata))
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn unreadable(file: &str, error: &io::Error) -> Report {
+    let what = match error.kind() {
+        io::ErrorKind::NotFound => "does not exist; name another one with --config".into(),
+        io::ErrorKind::PermissionDenied => "cannot be read: permission denied; run as root".into(),
+        _ => format!("cannot be read: {error}"),
+    };
+    Report::about_file(file, &what)
+}
+
+fn too_large(file: &str) -> Report {
+    Report::about_file(file, &format!("is larger than {} MiB", MAX_SIZE >> 20))
+}
+
+/// Shows the first place that is no UTF-8.
+fn not_text(file: &str, content: &[u8], error: std::str::Utf8Error) -> Report {
+    let shown = Zeroizing::new(String::from_utf8_lossy(content).into_owned());
+    let at = error.valid_up_to();
+    let mut findings = diagnostic::Findings::default();
+    findings.error(at..at + 1, "this is no UTF-8 text", "save the file as UTF-8");
+    findings.report(file, &shown)
 }
 
 /// A parser's words, as one line.

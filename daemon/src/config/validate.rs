@@ -1,23 +1,26 @@
 //! What the keys of `config.toml` mean, and which of them cannot stand together.
 
-use std::{num::NonZeroUsize, path::Path, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use gateway::spec::{ChildSpec, ConnectionSpec, RemoteAddress, TunnelMode};
 use ike::config::{AuthMethod, EncapPolicy};
-use sa_store::{Esn, Limits, OffloadIntent, TrafficSelector};
+use sa_store::{Esn, OffloadIntent, TrafficSelector};
 
 use super::{
-    Config, Context, GatewayConfig, InlineConfig, OnStop, Report,
+    Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces,
     diagnostic::Findings,
-    end, overlap, proposal,
+    end, lifetime, overlap, proposal,
     schema::{
         At, RawAuth, RawChild, RawConfig, RawEsp, RawGateway, RawInline, RawTunnel, Workers, shown,
     },
-    secret, suggest, units,
+    secret, suggest,
 };
 
-/// SA hard time limits lie at least this far behind the soft ones, so that a rekey has time.
-const LEAST_OVERTIME: Duration = Duration::from_secs(30);
+/// Where the lock is when nobody says so.
+const DEFAULT_STATE_DIR: &str = "/var/lib/postern";
 
 /// Selectors a TS payload holds (RFC 7296 §3.13).
 const MOST_NEGOTIATED: usize = 255;
@@ -37,34 +40,70 @@ pub(super) fn validate(
     if connections.len() == raw.tunnels.len() {
         check_overlaps(raw, &connections, findings);
     }
-    Some(Config { gateway, inline: inline?, connections, warnings: Report::default() })
+    Some(Config { gateway: gateway?, inline: inline?, connections, warnings: Report::default() })
 }
 
-fn gateway(raw: &RawGateway<'_>, context: &Context<'_>, findings: &mut Findings) -> GatewayConfig {
-    let mut path = |text: &Option<At<&str>>, default: &str, longest: usize| {
-        let Some(text) = text else { return context.folder.join(default) };
-        let path = context.folder.join(text.value);
-        if text.value.is_empty() || text.value.contains('\0') {
-            findings.error(text.span.clone(), "this is no path", "");
-        } else if path.as_os_str().len() > longest {
-            let message = format!("the path is longer than {longest} octets");
-            findings.error(text.span.clone(), message, "choose a shorter one");
-        }
-        path
-    };
-    // 107 octets are the most that a Unix socket's address holds.
-    let control = path(&raw.control, api::DEFAULT_CONTROL_SOCKET, 107);
-    let state_dir = path(&raw.state_dir, "/var/lib/postern", 4000);
-    if let Some(text) = &raw.dataplane {
-        match text.value {
-            "auto" | "inline" => {}
-            other => findings.error(
-                text.span.clone(),
-                format!("`dataplane = \"{}\"` is not available yet", shown(other)),
-                "use \"auto\" or \"inline\"",
-            ),
-        }
+/// What the names of a file that may be wrong are: the default for each that is wrong.
+pub(super) fn traces(raw: &RawConfig<'_>, context: &Context<'_>) -> Traces {
+    let RawGateway { control, state_dir, .. } = &raw.gateway;
+    let interface = RawInline { interface: raw.inline.interface.clone(), workers: None };
+    let findings = &mut Findings::default();
+    let default = "postern0".to_owned();
+    Traces {
+        interface: inline(&interface, findings).map_or(default, |inline| inline.interface),
+        control: control_path(control.as_ref(), context, findings)
+            .unwrap_or_else(|| api::DEFAULT_CONTROL_SOCKET.into()),
+        state_dir: state_path(state_dir.as_ref(), context, findings)
+            .unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
     }
+}
+
+fn control_path(
+    text: Option<&At<&str>>,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) -> Option<PathBuf> {
+    // 107 octets are the most that a Unix socket's address holds.
+    path(text, api::DEFAULT_CONTROL_SOCKET, 107, context, findings)
+}
+
+fn state_path(
+    text: Option<&At<&str>>,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) -> Option<PathBuf> {
+    path(text, DEFAULT_STATE_DIR, 4000, context, findings)
+}
+
+fn path(
+    text: Option<&At<&str>>,
+    default: &str,
+    longest: usize,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) -> Option<PathBuf> {
+    let Some(text) = text else { return Some(context.folder.join(default)) };
+    let path = context.folder.join(text.value);
+    if text.value.is_empty() || text.value.contains('\0') {
+        findings.error(text.span.clone(), "this is no path", "");
+        None
+    } else if path.as_os_str().len() > longest {
+        let message = format!("the path is longer than {longest} octets");
+        findings.error(text.span.clone(), message, "choose a shorter one");
+        None
+    } else {
+        Some(path)
+    }
+}
+
+fn gateway(
+    raw: &RawGateway<'_>,
+    context: &Context<'_>,
+    findings: &mut Findings,
+) -> Option<GatewayConfig> {
+    let control = control_path(raw.control.as_ref(), context, findings);
+    let state_dir = state_path(raw.state_dir.as_ref(), context, findings);
+    let dataplane = raw.dataplane.as_ref().map(|text| dataplane(text, findings));
     let on_stop = word(
         raw.on_stop.as_ref(),
         "on_stop",
@@ -74,27 +113,49 @@ fn gateway(raw: &RawGateway<'_>, context: &Context<'_>, findings: &mut Findings)
     if let Some(name) = &raw.name {
         check_name(name, "name", findings);
     }
-    GatewayConfig {
+    Some(GatewayConfig {
         name: raw.name.as_ref().map(|name| name.value.to_owned()),
-        dataplane: match raw.dataplane.as_ref().map(|text| text.value) {
-            Some("inline") => OffloadIntent::Inline,
-            _ => OffloadIntent::Auto,
-        },
-        control,
-        state_dir,
+        dataplane: dataplane.unwrap_or(OffloadIntent::Auto),
+        control: control?,
+        state_dir: state_dir?,
         on_stop,
+    })
+}
+
+/// Where SAs run. The kernel and devices, by their names, will be places too.
+fn dataplane(text: &At<&str>, findings: &mut Findings) -> OffloadIntent {
+    let words = ["auto", "inline"];
+    match text.value {
+        "auto" => return OffloadIntent::Auto,
+        "inline" => return OffloadIntent::Inline,
+        _ => {}
     }
+    let near = suggest::nearest(text.value, &words);
+    let (what, help) = match near {
+        Some(near) => ("does not exist", format!("did you mean \"{near}\"?")),
+        None if is_interface(text.value) => {
+            ("is not available yet", "use \"auto\" or \"inline\"".to_owned())
+        }
+        None => ("does not exist", "use \"auto\" or \"inline\"".to_owned()),
+    };
+    let message = format!("`dataplane = \"{}\"` {what}", shown(text.value));
+    findings.error(text.span.clone(), message, help);
+    OffloadIntent::Auto
+}
+
+/// Whether an interface can be called like that.
+fn is_interface(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 15
+        && !matches!(name, "." | ".." | "lo" | "all" | "default")
+        && name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%\"\\'".contains(&b))
 }
 
 fn inline(raw: &RawInline<'_>, findings: &mut Findings) -> Option<InlineConfig> {
     let interface = match &raw.interface {
         None => "postern0",
         Some(text) => {
-            let fits = !text.value.is_empty()
-                && text.value.len() <= 15
-                && !matches!(text.value, "." | ".." | "lo" | "all" | "default")
-                && text.value.bytes().all(|b| b.is_ascii_graphic() && !b"/:%\"\\'".contains(&b));
-            if !fits {
+            if !is_interface(text.value) {
                 findings.error(
                     text.span.clone(),
                     format!("`{}` is no name for an interface", shown(text.value)),
@@ -162,8 +223,8 @@ fn connection(
         Some(list) => proposals(list, proposal::ike, findings),
         None => proposal::ike_defaults(),
     };
-    let rekey = lifetime(raw.ike.rekey.as_ref(), "4h", findings);
-    let dpd = lifetime(raw.ike.dpd.as_ref(), "30s", findings);
+    let rekey = lifetime::ike(raw.ike.rekey.as_ref(), findings);
+    let dpd = lifetime::dpd(raw.ike.dpd.as_ref(), findings);
     if raw.children.is_empty() {
         missing("children", "add [tunnels.NAME.children.NAME] with local and remote", findings);
     }
@@ -327,27 +388,7 @@ fn child(raw: &RawChild<'_>, findings: &mut Findings) -> Option<ChildSpec> {
         }
         None => proposal::esp_defaults(replay_window != 0),
     };
-    let rekey = Limits {
-        time: lifetime(raw.esp.rekey.as_ref(), "1h", findings),
-        bytes: raw.esp.rekey_bytes.as_ref().and_then(|text| match units::size(text.value) {
-            Ok(0) => {
-                findings.error(text.span.clone(), "a child cannot be rekeyed after 0 octets", "");
-                None
-            }
-            Ok(bytes) => Some(bytes),
-            Err(help) => {
-                let message = format!("`{}` is no size", shown(text.value));
-                findings.error(text.span.clone(), message, help);
-                None
-            }
-        }),
-        packets: raw.esp.rekey_packets.as_ref().and_then(|at| {
-            if at.value == 0 {
-                findings.error(at.span.clone(), "a child cannot be rekeyed after 0 packets", "");
-            }
-            (at.value > 0).then_some(at.value)
-        }),
-    };
+    let rekey = lifetime::soft(&raw.esp, findings);
     let (local, remote, bypass) = (local?, remote?, bypass?);
     check_sides(raw, &local, &remote, &bypass, findings);
     Some(ChildSpec {
@@ -356,20 +397,11 @@ fn child(raw: &RawChild<'_>, findings: &mut Findings) -> Option<ChildSpec> {
         remote,
         proposals,
         rekey,
-        life: hard(rekey),
+        life: lifetime::hard(rekey),
         replay_window,
         bypass,
         offload: OffloadIntent::Auto,
     })
-}
-
-/// Ten percent behind the soft limits.
-fn hard(soft: Limits) -> Limits {
-    Limits {
-        time: soft.time.map(|time| time + (time / 10).max(LEAST_OVERTIME)),
-        bytes: soft.bytes.map(|bytes| bytes.saturating_add((bytes / 10).max(1))),
-        packets: soft.packets.map(|packets| packets.saturating_add((packets / 10).max(1))),
-    }
 }
 
 fn replay_window(raw: &RawEsp<'_>, findings: &mut Findings) -> u32 {
@@ -461,20 +493,6 @@ fn proposals<T>(
         }
     }
     parsed
-}
-
-/// A duration; `0s` is never.
-fn lifetime(raw: Option<&At<&str>>, default: &str, findings: &mut Findings) -> Option<Duration> {
-    let text = raw.map_or(default, |text| text.value);
-    match (units::duration(text), raw) {
-        (Ok(duration), _) => (!duration.is_zero()).then_some(duration),
-        (Err(help), Some(at)) => {
-            let message = format!("`{}` is no duration", shown(at.value));
-            findings.error(at.span.clone(), message, help);
-            None
-        }
-        (Err(_), None) => None,
-    }
 }
 
 /// One of some words; the first one is the default.

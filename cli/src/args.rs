@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 
 /// Shows and commands a Postern gateway.
 #[derive(Parser, Debug)]
-#[command(name = "postern", disable_help_subcommand = true, disable_version_flag = true)]
+#[command(name = "postern", version, disable_help_subcommand = true)]
 pub(crate) struct Args {
     /// The daemon's control socket; default: POSTERN_SOCKET, else /run/postern/control.sock.
     #[arg(long, global = true, value_name = "PATH")]
@@ -92,15 +92,15 @@ impl Args {
 
 /// Why there is nothing to run.
 pub(crate) enum Stop {
-    /// Help was asked for.
-    Help(String),
+    /// Help, or the version of this program, was asked for.
+    Told(String),
     /// The words make no sense; one sentence.
     Wrong(String),
 }
 
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
     Args::try_parse_from(words).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp => Stop::Help(error.to_string()),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Told(error.to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             Stop::Wrong("a command is missing; `postern --help` lists them".into())
         }

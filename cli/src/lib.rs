@@ -53,7 +53,7 @@ impl From<io::Error> for Failure {
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match args::parse(words) {
         Ok(args) => commands::run(&args),
-        Err(args::Stop::Help(text)) => write!(io::stdout(), "{text}").map_err(Failure::from),
+        Err(args::Stop::Told(text)) => write!(io::stdout(), "{text}").map_err(Failure::from),
         Err(args::Stop::Wrong(text)) => Err(Failure::Wrong(text)),
     };
     match outcome {

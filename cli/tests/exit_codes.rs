@@ -255,6 +255,17 @@ fn a_target_needs_both_of_its_names() {
     }
 }
 
+/// Unlike `version`, this asks no daemon.
+#[test]
+fn the_version_is_told_without_a_daemon() {
+    for word in ["--version", "-V"] {
+        let said = postern().args(["--socket", "/nonexistent/x.sock", word]).output().unwrap();
+        assert_eq!(said.status.code(), Some(0), "{said:?}");
+        assert_eq!(text(&said.stdout), format!("postern {}\n", env!("CARGO_PKG_VERSION")));
+        assert!(said.stderr.is_empty(), "{said:?}");
+    }
+}
+
 #[test]
 fn help_is_no_error() {
     let said = postern().arg("--help").output().unwrap();

@@ -274,6 +274,10 @@ pub fn event(event: &Event, style: Style) -> String {
     };
     let kind = match &*event.code {
         "" => clean(&event.kind),
+        // Somebody here wanted it so.
+        code @ ("deleted-by-operator" | "reconfigured") => {
+            format!("{} ({code})", clean(&event.kind))
+        }
         code => style.paint(Tone::Bad, &format!("{} ({})", clean(&event.kind), clean(code))),
     };
     format!("{}  {target}{kind}  {}\n", rfc3339(event.unix_ms), clean(&event.message))

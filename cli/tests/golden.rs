@@ -236,6 +236,14 @@ fn events_are_a_line_each() {
         render::event(&failed, Style::Plain),
         "2026-11-22T14:23:45.123Z  site-b/net  failed (ts-unacceptable)  no common\u{fffd}networks\n"
     );
+    assert!(render::event(&failed, Style::Colour).contains('\u{1b}'));
+    // What an operator asked for is no failure.
+    let code = "deleted-by-operator".into();
+    let asked = Event { kind: "ike-down".into(), code, message: "gone".into(), ..failed.clone() };
+    assert_eq!(
+        render::event(&asked, Style::Colour),
+        "2026-11-22T14:23:45.123Z  site-b/net  ike-down (deleted-by-operator)  gone\n"
+    );
     let document = serde_json::to_string(&json::Events::from(&[failed][..])).unwrap();
     assert_eq!(
         document,

@@ -41,8 +41,10 @@ impl Gateway {
             self.note_tunnel(now, Some(held), None, "failed", Some("held".into()), message);
             return;
         }
-        let (kind, code, message) = crate::describe::describe(&event);
-        self.note_tunnel(now, about.0, about.1, kind, code, message);
+        if !is_wanted_end(&event) {
+            let (kind, code, message) = crate::describe::describe(&event);
+            self.note_tunnel(now, about.0, about.1, kind, code, message);
+        }
         if let Some(tunnel) = about.0 {
             self.touched.insert(tunnel);
         }
@@ -365,6 +367,12 @@ impl Gateway {
             tunnel.last_error = None;
         }
     }
+}
+
+/// An attempt that ended because an operator took its tunnel down: no failure, and the command
+/// has been noted.
+fn is_wanted_end(event: &Event) -> bool {
+    matches!(event, Event::Failed { failure, .. } if failure.code == FailureCode::DeletedByOperator)
 }
 
 /// The tunnel and child an event is about.

@@ -133,6 +133,8 @@ impl Gateway {
         self.fail_waiters_with(tunnel, child, "held", "it was taken down by another command");
         self.waiters.push((id, Waiter::Down { tunnel, child }));
         self.touched.insert(tunnel);
+        let message = "taken down by an operator; held, and its destinations blocked, until `up`";
+        self.note_tunnel(now, Some(tunnel), child, "down", None, message.into());
         let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
         match child.map(|child| known.child_mut(child)) {
             None => {

@@ -25,7 +25,7 @@ use gateway::{
     input::Input,
     output::Output,
 };
-use ike::config::Endpoints;
+use ike::{config::Endpoints, event::FailureCode};
 use sa_store::Instant;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -310,7 +310,72 @@ fn log(record: &gateway::read_model::EventRecord) {
         _ => String::new(),
     };
     match &record.code {
+        Some(code) if was_asked_for(code) => {
+            tracing::info!("{target}{} ({code}): {}", record.kind, record.message);
+        }
         Some(code) => tracing::warn!("{target}{} ({code}): {}", record.kind, record.message),
         None => tracing::info!("{target}{}: {}", record.kind, record.message),
+    }
+}
+
+/// Whether a code says that somebody here wanted it so: nothing to be warned of.
+fn was_asked_for(code: &str) -> bool {
+    [FailureCode::DeletedByOperator, FailureCode::Reconfigured].iter().any(|c| c.as_str() == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use gateway::read_model::EventRecord;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_an_operator_asked_for_is_no_warning() {
+        let said = Log::default();
+        let writer = said.clone();
+        let logging = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time();
+        tracing::subscriber::with_default(logging.finish(), || {
+            for (kind, code) in [
+                ("down", None),
+                ("ike-down", Some("deleted-by-operator")),
+                ("child-down", Some("reconfigured")),
+                ("ike-down", Some("deleted-by-peer")),
+            ] {
+                log(&EventRecord {
+                    sequence: 1,
+                    at: Instant::ZERO,
+                    tunnel: Some("a".into()),
+                    child: None,
+                    kind,
+                    code: code.map(str::to_owned),
+                    message: "x".into(),
+                });
+            }
+        });
+        let said = said.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let levels: Vec<String> = String::from_utf8_lossy(&said)
+            .lines()
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect();
+        assert_eq!(levels, ["INFO", "INFO", "INFO", "WARN"]);
     }
 }

@@ -140,6 +140,30 @@ fn whoever_waits_for_a_tunnel_that_is_taken_down_is_told() {
 }
 
 #[test]
+fn what_an_operator_takes_down_has_not_failed() {
+    let mut calling = World::empty();
+    calling.cut = true;
+    calling.apply(A, vec![spec(A, 1)]);
+    let mut waiting = World::empty();
+    waiting.sides[A].addresses.clear();
+    waiting.apply(A, vec![ConnectionSpec { local: Vec::new(), ..spec(A, 1) }]);
+    let mut up = World::up(1);
+    for world in [&mut calling, &mut waiting, &mut up] {
+        let before = world.sides[A].gateway.events(0).len();
+        world.command(A, Command::Down(target("peer")));
+        let events = world.events(A).split_off(before);
+        assert_eq!(events.iter().filter(|event| **event == ("down", None)).count(), 1);
+        assert!(events.iter().all(|(kind, _)| *kind != "failed"), "{events:?}");
+        assert!(world.tunnel(A).last_error.is_none());
+    }
+    assert!(up.events(A).contains(&("ike-down", Some("deleted-by-operator".into()))));
+    let mut world = World::up(2);
+    world.command(A, Command::Down(target("peer/net1")));
+    let down = world.sides[A].gateway.events(0).into_iter().find(|event| event.kind == "down");
+    assert_eq!(down.and_then(|event| event.child).as_deref(), Some("net1"));
+}
+
+#[test]
 fn a_shutdown_tells_the_peer_and_leaves_the_policies() {
     let mut world = World::up(2);
     let outcome = world.command(B, Command::Shutdown);

@@ -16,6 +16,7 @@ use crate::{
     output::{RequestKind, Ticket},
     spec::RemoteAddress,
     tunnel::{Attempt, Phase, Step, Tunnel, Will},
+    waiting::is_local,
 };
 
 impl Gateway {
@@ -206,7 +207,7 @@ impl Gateway {
         }
         let here = |address: &IpAddr| {
             address.is_ipv4() == remote.is_ipv4()
-                && self.addresses.as_ref().is_none_or(|mine| mine.contains(address))
+                && self.addresses.as_ref().is_none_or(|mine| is_local(mine, *address))
         };
         match tunnel.spec.local.iter().copied().find(here) {
             Some(local) => self.initiate(now, id, local, remote),

@@ -27,7 +27,8 @@ pub enum Command {
     Rekey(Target),
     /// Tells the peers goodbye and stops; done when all have answered or a few seconds passed.
     Shutdown,
-    /// The addresses of this machine are now these.
+    /// The addresses of this machine are now these. IPv6 addresses of one link (`fe80::/10`) may
+    /// be left out: they count as there.
     LocalAddresses(Vec<IpAddr>),
 }
 

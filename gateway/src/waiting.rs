@@ -196,13 +196,13 @@ impl Gateway {
     fn local_addresses(&mut self, now: Instant, addresses: Vec<IpAddr>) {
         for view in self.ike.ike_sas() {
             let local = view.path.local.ip();
-            if !addresses.contains(&local) {
+            if !is_local(&addresses, local) {
                 let reason = format!("{local} is not an address of this machine any more");
                 self.tell_ike(now, IkeCommand::Abandon { ike: view.id, reason });
             }
         }
         let gone = |tunnel: &Tunnel| {
-            tunnel.last_path.is_some_and(|path| !addresses.contains(&path.local.ip()))
+            tunnel.last_path.is_some_and(|path| !is_local(&addresses, path.local.ip()))
         };
         let mut again = Vec::new();
         for tunnel in self.tunnels.values() {
@@ -386,6 +386,14 @@ impl Gateway {
             self.outcome(id, outcome);
         }
     }
+}
+
+/// Whether an address is one of this machine's. Those of one link are not among the addresses a
+/// gateway is told: they come and go with every interface. As long as nobody knows better, they
+/// are there, and liveness checks tell when they are not.
+pub(crate) fn is_local(addresses: &[IpAddr], address: IpAddr) -> bool {
+    let one_link = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    one_link || addresses.contains(&address)
 }
 
 /// `TUNNEL` or `TUNNEL/CHILD`.

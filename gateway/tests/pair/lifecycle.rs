@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway::{
     command::{Command, Outcome},
     read_model::TunnelState,
-    spec::{ConnectionSpec, RemoteAddress},
+    spec::{ConnectionSpec, RemoteAddress, TunnelMode},
 };
 use hw_offload::Notice;
 use ike::view::IkeState;
@@ -123,6 +123,37 @@ fn a_lost_local_address_re_establishes_from_another_one() {
     assert!(world.events(A).contains(&("ike-down", Some("local-address-lost".into()))));
     for side in [A, B] {
         assert_eq!(world.sides[side].backend.state().sas.len(), 2);
+    }
+}
+
+/// Addresses of one link are not among those that are watched: interfaces come and go, and that
+/// says nothing about the tunnels over others.
+#[test]
+fn a_tunnel_between_link_local_addresses_stays_when_others_change() {
+    let between = |side, us: &str, them: &str| ConnectionSpec {
+        local: vec![ip(us)],
+        remote: vec![RemoteAddress::Address(ip(them))],
+        ..spec(side, 1)
+    };
+    let mut world = World::empty();
+    for (side, us) in [(A, "fe80::1"), (B, "fe80::2")] {
+        world.sides[side].addresses.push(ip(us));
+        world.command(side, Command::LocalAddresses(vec![ip("192.0.2.7")]));
+    }
+    let passive = |spec| ConnectionSpec { mode: TunnelMode::Passive, ..spec };
+    world.apply(B, vec![passive(between(B, "fe80::2", "fe80::1"))]);
+    world.apply(A, vec![between(A, "fe80::1", "fe80::2")]);
+    world.run(30);
+    world.expect_up();
+    let first = world.tunnel(B).ike_sas[0].id;
+    for side in [A, B] {
+        world.command(side, Command::LocalAddresses(vec![ip("192.0.2.8")]));
+    }
+    world.run(30);
+    world.expect_up();
+    assert_eq!(world.tunnel(B).ike_sas[0].id, first);
+    for side in [A, B] {
+        assert!(world.events(side).iter().all(|(kind, _)| *kind != "ike-down"));
     }
 }
 

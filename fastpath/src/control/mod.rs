@@ -2,6 +2,7 @@
 
 mod model;
 mod path_mtu;
+mod retired;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,7 +25,10 @@ use sa_store::{
     live::{DropReason, LimitReached, LiveSa, LiveTable},
 };
 
-use self::model::{Entry, Installed, Model, Undo};
+use self::{
+    model::{Entry, Installed, Model, Undo},
+    retired::Retired,
+};
 use crate::{
     backend::{Batch, Outbox, Told, locked},
     config::InlineConfig,
@@ -41,8 +45,10 @@ const TICK: u64 = 1_000_000_000;
 const MTU_AGE: u64 = 30 * TICK;
 /// A hard time limit is `ike`'s; the data plane stops an SA this much later by itself.
 const DEAD_MAN: Duration = Duration::from_secs(60);
-/// How long the workers' use of old tables is waited for.
-const GRACE: u64 = TICK / 5;
+/// How long the workers' use of old tables is waited for before other things get their turn.
+const GRACE: u64 = TICK / 100;
+/// How often it is looked whether the workers still use them after that.
+const LOOK_AGAIN: u64 = TICK / 200;
 /// Batches applied before tables are published.
 const AT_ONCE: usize = 256;
 
@@ -55,6 +61,8 @@ pub(crate) struct Control {
     config: InlineConfig,
     capabilities: Capabilities,
     model: Model,
+    /// Tables that were replaced, and what is told when no worker uses them any more.
+    retired: Retired,
     addresses: Vec<LocalAddress>,
     /// The rules that stand in the system.
     steered: Option<Vec<Rule>>,
@@ -82,6 +90,7 @@ impl Control {
             config,
             capabilities,
             model: Model::default(),
+            retired: Retired::default(),
             addresses,
             steered: None,
             next_tick: 0,
@@ -105,6 +114,7 @@ impl Control {
             self.batches(commands);
             self.events(events);
             self.look_after();
+            self.tell_what_is_gone();
         }
     }
 
@@ -112,12 +122,12 @@ impl Control {
     fn wait(&self, watch: Option<&Watch>) -> Changes {
         let mut fds = vec![PollFd::new(self.shared.control.fd(), PollFlags::IN)];
         fds.extend(watch.iter().flat_map(|w| w.fds()).map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let timeout = (!self.model.sas.is_empty()).then(|| {
-            let nanos = self.next_tick.saturating_sub(self.shared.now());
-            Timespec {
-                tv_sec: i64::try_from(nanos / TICK).unwrap_or(1),
-                tv_nsec: i64::try_from(nanos % TICK).unwrap_or(0),
-            }
+        let tick = || self.next_tick.saturating_sub(self.shared.now());
+        let tick = (!self.model.sas.is_empty()).then(tick);
+        let look_again = (!self.retired.is_empty()).then_some(LOOK_AGAIN);
+        let timeout = tick.into_iter().chain(look_again).min().map(|nanos| Timespec {
+            tv_sec: i64::try_from(nanos / TICK).unwrap_or(1),
+            tv_nsec: i64::try_from(nanos % TICK).unwrap_or(0),
         });
         // An interrupted wait only looks around once more.
         let _ = poll(&mut fds, timeout.as_ref());
@@ -143,7 +153,7 @@ impl Control {
             if let Err(reason) = self.set_policies(set) {
                 tracing::error!(%reason, "steering does not follow a change of the system");
             }
-            self.publish();
+            self.publish(Vec::new());
         }
         if changes.routes
             && let Err(error) = self.steering.mend()
@@ -164,8 +174,7 @@ impl Control {
             if count == 0 {
                 return;
             }
-            self.publish();
-            self.outbox.tell(told.into_iter().map(Told::Notice));
+            self.publish(told);
         }
     }
 
@@ -395,17 +404,28 @@ impl Control {
         self.warned = warnings;
     }
 
-    /// Gives the workers new tables and waits until none of them uses the old ones: what was
+    /// Gives the workers new tables, and tells `told` when none of them uses the old ones: what was
     /// removed is really gone then.
-    fn publish(&self) {
+    fn publish(&mut self, told: Vec<Notice>) {
         let tables = Arc::new(self.model.tables());
-        let old = self.shared.tables.swap(tables);
+        self.retired.push(self.shared.tables.swap(tables), told);
+        self.outbox.used.store(self.model.sas.len() as u64, Ordering::Release);
         // A worker holds tables for one burst, some microseconds when it is not kept from running.
         let until = self.shared.now() + GRACE;
-        while Arc::strong_count(&old) > 1 && self.shared.now() < until {
+        loop {
+            self.tell_what_is_gone();
+            if self.retired.is_empty() || self.shared.now() >= until {
+                return;
+            }
             std::thread::yield_now();
         }
-        self.outbox.used.store(self.model.sas.len() as u64, Ordering::Release);
+    }
+
+    fn tell_what_is_gone(&mut self) {
+        let told = self.retired.take();
+        if !told.is_empty() {
+            self.outbox.tell(told.into_iter().map(Told::Notice));
+        }
     }
 
     fn events(&mut self, events: &Receiver<Event>) {

@@ -8,7 +8,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant as Clock},
 };
 
@@ -31,6 +31,40 @@ pub(crate) struct Site {
     pub(crate) live: Arc<LiveTable>,
     tickets: u64,
     pub(crate) seen: Vec<Notice>,
+    pub(crate) hold: Arc<Hold>,
+}
+
+/// Holds a worker in the middle of a burst, as a machine with more work than cores does.
+#[derive(Default)]
+pub(crate) struct Hold {
+    held: Mutex<Option<bool>>,
+    changed: Condvar,
+}
+
+impl Hold {
+    fn enter(&self) {
+        let mut held = self.held.lock().expect("nobody panics here");
+        *held = Some(true);
+        self.changed.notify_all();
+        // A test that failed meanwhile ends the data plane, which waits for its workers.
+        let limit = Duration::from_secs(60);
+        let waited = self.changed.wait_timeout_while(held, limit, |held| *held == Some(true));
+        drop(waited.expect("nobody panics here"));
+    }
+
+    /// Waits until a worker is held.
+    pub(crate) fn wait(&self) {
+        let held = self.held.lock().expect("nobody panics here");
+        let limit = Duration::from_secs(20);
+        let waited = self.changed.wait_timeout_while(held, limit, |held| *held != Some(true));
+        assert!(!waited.expect("nobody panics here").1.timed_out(), "no worker came");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn release(&self) {
+        *self.held.lock().expect("nobody panics here") = Some(false);
+        self.changed.notify_all();
+    }
 }
 
 /// Both sides.
@@ -157,6 +191,9 @@ pub(crate) fn bypass(local: &[&str], remote: &[&str]) -> Policy {
 /// An IKE message on which the worker that receives it panics.
 pub(crate) const PLANTED: &[u8] = b"a message that meets a bug";
 
+/// An IKE message that holds the worker that receives it; see [`Hold`].
+pub(crate) const HELD: &[u8] = b"a message that takes long";
+
 impl Site {
     fn new(net: u8) -> Self {
         let (gateway, client) = (Namespace::new(), Namespace::new());
@@ -172,17 +209,29 @@ impl Site {
                 std::fs::write(format!("/proc/sys/net/{setting}"), "1").expect("root may");
             }
         });
-        Self { gateway, client, backend: None, live: Arc::default(), tickets: 0, seen: Vec::new() }
+        Self {
+            gateway,
+            client,
+            backend: None,
+            live: Arc::default(),
+            tickets: 0,
+            seen: Vec::new(),
+            hold: Arc::default(),
+        }
     }
 
     /// Starts the data plane.
     pub(crate) fn start(&mut self, workers: usize) {
         let live = Arc::new(LiveTable::new());
         self.live = Arc::clone(&live);
+        let hold = Arc::clone(&self.hold);
         let backend = self.gateway.within(move || {
             let config = InlineConfig { workers: Some(workers), ..InlineConfig::default() };
-            let sink = |datagram: IkeDatagram| {
+            let sink = move |datagram: IkeDatagram| {
                 assert!(datagram.message != PLANTED, "a planted panic of a worker");
+                if datagram.message == HELD {
+                    hold.enter();
+                }
             };
             InlineBackend::start(config, live, Arc::new(sink)).expect("the data plane starts")
         });
@@ -203,20 +252,32 @@ impl Site {
 
     /// Submits a batch that must be done.
     pub(crate) fn done(&mut self, batch: Vec<Operation>) {
+        let ticket = self.submit(batch);
+        assert!(self.is_done(ticket, Duration::from_secs(20)), "a batch was not answered");
+    }
+
+    /// Submits a batch.
+    pub(crate) fn submit(&mut self, batch: Vec<Operation>) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let backend = self.backend.as_mut().expect("it runs");
         backend.submit(ticket, batch).expect("the queue is not full");
-        let until = Clock::now() + Duration::from_secs(20);
-        loop {
-            assert!(Clock::now() < until, "a batch was not answered");
+        ticket
+    }
+
+    /// Whether a batch is done within some time.
+    pub(crate) fn is_done(&mut self, ticket: Ticket, within: Duration) -> bool {
+        let backend = self.backend.as_mut().expect("it runs");
+        let until = Clock::now() + within;
+        while Clock::now() < until {
             match backend.poll(Instant::ZERO) {
-                Some(Notice::Done(done)) if done == ticket => return,
+                Some(Notice::Done(done)) if done == ticket => return true,
                 Some(Notice::Refused { reason, .. }) => panic!("refused: {reason}"),
                 Some(other) => self.seen.push(other),
                 None => std::thread::yield_now(),
             }
         }
+        false
     }
 
     /// Takes every notice that is there.

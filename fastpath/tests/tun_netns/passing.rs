@@ -1,15 +1,18 @@
 //! What is protected passes, whole and unseen.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use hw_offload::{Notice, Operation};
-use sa_store::{Encapsulation, EspCipher, EspSuite, IntegrityAlgorithm};
+use sa_store::{Encapsulation, EspCipher, EspSuite, IntegrityAlgorithm, SaId};
 
 use crate::{
     CANARY,
     common::{
         Capture, eventually,
-        sites::{PLANTED, Pairing, Sites},
+        sites::{HELD, PLANTED, Pairing, Sites},
     },
     datagram, transfer,
 };
@@ -213,6 +216,30 @@ fn a_worker_survives_panics_and_they_are_counted() {
     }
     assert!(sites.a.client.pings("10.2.0.2"), "the only worker still carries the tunnel");
     assert!(sites.b.client.pings("10.1.0.2"));
+    sites.a.release();
+    sites.b.release();
+}
+
+/// "Done" means that what was removed is gone: a worker that is kept from running while it uses
+/// the SA is waited for, however long that takes.
+#[test]
+fn an_sa_is_removed_when_no_worker_uses_it_any_more() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.up(&pairing, 1);
+    assert!(sites.a.client.pings("10.2.0.2"));
+    sites.b.gateway.within(|| {
+        let socket = UdpSocket::bind("192.0.2.2:0").unwrap();
+        socket.send_to(HELD, "192.0.2.1:500").unwrap();
+    });
+    sites.a.hold.wait();
+    let removed = sites.a.submit(vec![Operation::Remove(SaId(3)), Operation::Remove(SaId(2))]);
+    let later = sites.a.submit(vec![Operation::SetPolicies(pairing.policies(true))]);
+    assert!(!sites.a.is_done(removed, Duration::from_millis(500)), "the worker still uses it");
+    sites.a.hold.release();
+    assert!(sites.a.is_done(removed, Duration::from_secs(20)));
+    assert!(sites.a.is_done(later, Duration::from_secs(20)));
+    assert!(sites.a.client.no_ping("10.2.0.2"));
     sites.a.release();
     sites.b.release();
 }

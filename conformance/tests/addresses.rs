@@ -312,10 +312,12 @@ fn nothing_passes_without_an_sa() -> Outcome {
         // What the right side sends in clear is on the wire; what counts is that it ends there.
         lab.allow_canary();
         let ours = tunnel(lab, Starter::Peer, Family::V4, Family::V4);
-        let _us = lab.postern(Side::Left, &[ours], &postern::Options::default())?;
+        let us = lab.postern(Side::Left, &[ours], &postern::Options::default())?;
         let report = lab.exchange(Family::V4, 500, 200)?;
         ensure(report.there.lost == 500, || format!("clear packets left: {report}"))?;
         ensure(report.back.lost == 500, || format!("clear arrivals were delivered: {report}"))?;
+        let counted = us.sa()?["dropped"]["clear"].as_u64().unwrap_or(0);
+        ensure(counted >= 500, || format!("{counted} clear arrivals were counted"))?;
         for captured in lab.captured()? {
             let ours = captured.with(lab.canary.bytes()).into_iter().find(|packet| {
                 packet

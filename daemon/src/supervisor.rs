@@ -284,15 +284,20 @@ async fn serve(
         Arc::clone(reloader),
         Arc::new(move || {
             let now = inline.counters();
+            let mut dropped = vec![
+                ("policy", now.policy),
+                ("malformed", now.malformed),
+                ("too-big", now.too_big),
+                ("send-failed", now.send_failed),
+            ];
+            match inline.clear_dropped() {
+                Ok(clear) => dropped.push(("clear", clear)),
+                Err(error) => tracing::debug!("nftables cannot be asked: {error}"),
+            }
             NodeStatus {
                 no_sa: now.no_sa,
                 panics: now.panics,
-                dropped: vec![
-                    ("policy", now.policy),
-                    ("malformed", now.malformed),
-                    ("too-big", now.too_big),
-                    ("send-failed", now.send_failed),
-                ],
+                dropped,
                 ike_overload: overload.load(Ordering::Relaxed),
                 warnings: inline.warnings(),
             }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,7 +21,7 @@ use crate::{
     control::Control,
     error::Error,
     io::{Tun, WireConfig, WireSockets},
-    steer::{Obstacles, Steering},
+    steer::{Obstacles, Steering, counter},
     worker::{IkeSink, Shared, Workers, guard::give_up},
 };
 
@@ -104,6 +105,7 @@ pub struct InlineBackend {
     commands: SyncSender<Batch>,
     shared: Arc<Shared>,
     capabilities: Capabilities,
+    nft_table: Arc<str>,
     control: Option<JoinHandle<()>>,
 }
 
@@ -112,6 +114,7 @@ pub struct InlineBackend {
 pub struct InlineHandle {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
+    nft_table: Arc<str>,
 }
 
 impl InlineHandle {
@@ -134,6 +137,15 @@ impl InlineHandle {
             too_big: read(&stats.too_big),
             panics: read(&stats.panics),
         }
+    }
+
+    /// Clear packets that claimed to come from a protected network and were dropped, since the
+    /// block was put up; asks the kernel, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear_dropped(&self) -> io::Result<u64> {
+        counter::clear_dropped(&self.nft_table).map(|count| count.packets)
     }
 
     /// What an operator should change for traffic to pass, as the system is now. Reads kernel
@@ -169,6 +181,7 @@ impl InlineBackend {
         let shared = Arc::new(Shared::new(wire, ike, events)?);
         let threads = Workers::start(&shared, tun.queues, tun.offloads)?;
         let outbox = Arc::new(Outbox::default());
+        let nft_table = Arc::from(config.steering.nft_table.as_str());
         let capabilities = capabilities(config.max_sas);
         let (commands, command_queue) = sync_channel(QUEUE);
         let control = Control::new(
@@ -190,13 +203,17 @@ impl InlineBackend {
                 drop(threads);
             })
             .map_err(Error::Worker)?;
-        Ok(Self { outbox, commands, shared, capabilities, control: Some(control) })
+        Ok(Self { outbox, commands, shared, capabilities, nft_table, control: Some(control) })
     }
 
     /// A handle that stays valid when the backend is given away.
     #[must_use]
     pub fn handle(&self) -> InlineHandle {
-        InlineHandle { shared: Arc::clone(&self.shared), outbox: Arc::clone(&self.outbox) }
+        InlineHandle {
+            shared: Arc::clone(&self.shared),
+            outbox: Arc::clone(&self.outbox),
+            nft_table: Arc::clone(&self.nft_table),
+        }
     }
 }
 

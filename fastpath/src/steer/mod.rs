@@ -12,6 +12,7 @@
 //! the routes through it vanish; the rules, the mark and the `unreachable` routes stay.
 
 mod checks;
+pub(crate) mod counter;
 pub(crate) mod netlink;
 mod nft;
 

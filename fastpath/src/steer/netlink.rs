@@ -94,7 +94,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+    pub(super) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = vec![0; 16];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&(REQUEST | flags).to_ne_bytes());
@@ -102,7 +102,7 @@ impl Message {
         Self { bytes }
     }
 
-    fn attribute(mut self, kind: u16, data: &[u8]) -> Self {
+    pub(super) fn attribute(mut self, kind: u16, data: &[u8]) -> Self {
         let len = u16::try_from(4 + data.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&len.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -238,10 +238,36 @@ fn open_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
 }
 
+fn open_filter_socket() -> io::Result<OwnedFd> {
+    let (flags, protocol) = (SocketFlags::CLOEXEC, Some(rustix::net::netlink::NETFILTER));
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?)
+}
+
 impl Netlink {
     /// Opens a socket.
     pub(crate) fn open() -> io::Result<Self> {
         Ok(Self { socket: open_socket()?, sequence: 0, buffer: vec![0; 1 << 16] })
+    }
+
+    /// Opens a socket to nftables.
+    pub(super) fn open_filter() -> io::Result<Self> {
+        Ok(Self { socket: open_filter_socket()?, sequence: 0, buffer: vec![0; 1 << 12] })
+    }
+
+    /// One question that has one answer (the kernel answers at once).
+    pub(super) fn ask(&mut self, message: Message) -> io::Result<Reply> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        rustix::net::send(&self.socket, &message.finish(sequence), SendFlags::empty())?;
+        loop {
+            let mut answers = self.receive()?.into_iter();
+            if let Some(reply) = answers.find(|reply| reply.sequence == sequence) {
+                if reply.kind == NLMSG_ERROR {
+                    acknowledgement(&reply.body)?;
+                }
+                return Ok(reply);
+            }
+        }
     }
 
     /// One request; waits for its acknowledgement (the kernel answers at once).
@@ -368,7 +394,7 @@ const RTM_DELADDR: u16 = 21;
 const NEW_TABLE: u16 = 10 << 8;
 const DELETE_TABLE: u16 = 10 << 8 | 2;
 const NFTA_TABLE_NAME: u16 = 1;
-const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_INET: u8 = 1;
 
 impl Watch {
     pub(crate) fn open() -> io::Result<Self> {
@@ -378,12 +404,7 @@ impl Watch {
         // group RTNLGRP_IPV6_RULE (19).
         let groups = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
         rustix::net::bind(&route, &SocketAddrNetlink::new(0, groups))?;
-        let filter = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(rustix::net::netlink::NETFILTER),
-        )?;
+        let filter = open_filter_socket()?;
         // NFNLGRP_NFTABLES (7).
         rustix::net::bind(&filter, &SocketAddrNetlink::new(0, 1 << 6))?;
         for socket in [&route, &filter] {
@@ -448,7 +469,8 @@ fn drain(socket: &OwnedFd, buffer: &mut [u8]) -> Option<io::Result<Vec<Reply>>> 
     }
 }
 
-struct Reply {
+/// One message from the kernel.
+pub(super) struct Reply {
     kind: u16,
     sequence: u32,
     body: Vec<u8>,
@@ -485,16 +507,21 @@ fn ip(v4: bool, bytes: &[u8]) -> IpAddr {
     if v4 { array::<4>(bytes, 0).into() } else { array::<16>(bytes, 0).into() }
 }
 
+/// Kinds and values of attributes, one behind the other.
+pub(super) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(array(rest, 0)));
+        let data = rest.get(4..len)?;
+        let kind = u16::from_ne_bytes(array(rest, 2)) & 0x3fff;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, data))
+    })
+}
+
 impl Reply {
-    fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
-        let mut rest = self.body.get(header..).unwrap_or(&[]);
-        std::iter::from_fn(move || {
-            let len = usize::from(u16::from_ne_bytes(array(rest, 0)));
-            let data = rest.get(4..len)?;
-            let kind = u16::from_ne_bytes(array(rest, 2)) & 0x3fff;
-            rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-            Some((kind, data))
-        })
+    /// The attributes behind a header of this size.
+    pub(super) fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+        attributes(self.body.get(header..).unwrap_or(&[]))
     }
 
     /// Whether a message of nftables is about our table.

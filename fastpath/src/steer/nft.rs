@@ -11,7 +11,10 @@ use std::{
 
 use sa_store::PortRange;
 
-use super::SteeringConfig;
+use super::{
+    SteeringConfig,
+    counter::{self, CLEAR_DROPPED, Count},
+};
 use crate::{
     error::Error,
     policy::{Rule, Span, in_layers},
@@ -194,8 +197,8 @@ fn for_packets(rule: &Rule) -> Rule {
     Rule { local_ports: opaque(rule.local_ports), remote_ports: opaque(rule.remote_ports), ..*rule }
 }
 
-/// The whole table for `nft -f -`.
-fn ruleset(config: &SteeringConfig, rules: &[Rule]) -> String {
+/// The whole table for `nft -f -`; it goes on counting from `dropped`.
+fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count) -> String {
     let table = &config.nft_table;
     let tun = &config.interface;
     let marks = config.marks();
@@ -203,7 +206,11 @@ fn ruleset(config: &SteeringConfig, rules: &[Rule]) -> String {
     let mask = marks.mask;
     let (ike, nat) = (config.ike_port, config.nat_port);
     let mut text = removal(config);
-    let _ = writeln!(text, "table inet {table} {{\ncounter clear_dropped {{\n}}");
+    let Count { packets, bytes } = dropped;
+    let _ = writeln!(
+        text,
+        "table inet {table} {{\ncounter {CLEAR_DROPPED} {{\npackets {packets} bytes {bytes}\n}}"
+    );
     let mut jumps = (String::new(), String::new());
     for v4 in [true, false] {
         let of_family: Vec<Rule> =
@@ -280,12 +287,14 @@ meta mark & {mask:#010x} == {bypass:#010x} accept
 /// old rules nor the new ones. So with `cover` the new rules stand in a second table meanwhile;
 /// both tables mark and drop alike, and at any moment one of them is whole.
 pub(super) fn replace(config: &SteeringConfig, rules: &[Rule], cover: bool) -> Result<(), Error> {
+    // A counter that cannot be read is no reason to leave anything unprotected.
+    let dropped = || counter::clear_dropped(&config.nft_table).unwrap_or_default();
     if !cover {
-        return load(&ruleset(config, rules));
+        return load(&ruleset(config, rules, dropped()));
     }
     let meanwhile = meanwhile(config);
-    load(&ruleset(&meanwhile, rules))?;
-    let replaced = load(&ruleset(config, rules));
+    load(&ruleset(&meanwhile, rules, Count::default()))?;
+    let replaced = load(&ruleset(config, rules, dropped()));
     // Refused rules do not stay in force in the second table either.
     let removed = load(&removal(&meanwhile));
     replaced.and(removed)

@@ -196,7 +196,24 @@ fn clear_arrivals_that_should_be_protected_are_dropped() {
         assert!(sites.b.client.no_ping(target), "{target}");
     }
     assert_eq!(behind.count(CANARY), 0, "clear packets reached the protected network");
+    let dropped = |sites: &Sites| {
+        let handle = sites.a.handle();
+        sites.a.gateway.within(move || handle.clear_dropped().unwrap())
+    };
+    let counted = dropped(&sites);
+    assert!((4..100).contains(&counted), "{counted}");
+    // Replacing the rules, also by another process, does not start anew.
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    sites.a.backend = None;
+    sites.a.start(1);
+    sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
+    let again = dropped(&sites);
+    assert!(again >= counted, "{again} after {counted}");
+    assert!(sites.b.client.no_ping("10.1.0.2"));
+    assert!(dropped(&sites) > again);
     assert!(sites.b.gateway.pings("192.0.2.1"), "what is not covered arrives");
     drop(behind);
+    let handle = sites.a.handle();
     sites.a.release();
+    assert_eq!(sites.a.gateway.within(move || handle.clear_dropped().unwrap()), 0);
 }

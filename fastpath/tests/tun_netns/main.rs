@@ -11,7 +11,7 @@ mod raw;
 mod steering;
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -25,7 +25,7 @@ pub(crate) fn transfer(from: &Namespace, to: &Namespace, address: &str, octets: 
     let listen: SocketAddr = format!("{address}:9000").parse().unwrap();
     let (ready, wait) = std::sync::mpsc::channel();
     let reader = to.spawn(move || {
-        let listener = TcpListener::bind(listen).unwrap();
+        let listener = bound(|| TcpListener::bind(listen));
         ready.send(()).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -44,12 +44,23 @@ pub(crate) fn transfer(from: &Namespace, to: &Namespace, address: &str, octets: 
     assert!(reader.join().unwrap() == data, "the octets arrive as they were sent");
 }
 
+/// Binds a port that was in use a moment ago: a child that another test has just forked keeps
+/// copies of all sockets until it runs its program.
+fn bound<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    let mut socket = None;
+    common::eventually("a port to be free", || {
+        socket = bind().ok();
+        socket.is_some()
+    });
+    socket.unwrap()
+}
+
 /// One datagram there and back.
 pub(crate) fn datagram(from: &Namespace, to: &Namespace, address: &str, len: usize) -> bool {
     let server: SocketAddr = format!("{address}:9001").parse().unwrap();
     let (ready, wait) = std::sync::mpsc::channel();
     let echo = to.spawn(move || {
-        let socket = UdpSocket::bind(server).unwrap();
+        let socket = bound(|| UdpSocket::bind(server));
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         ready.send(()).unwrap();
         let mut buffer = vec![0; 65_536];

@@ -18,11 +18,14 @@ use crate::{
     exchange::ike_sa_init,
     input::{Completion, CompletionResult, Input, SpiSource},
     output::Output,
-    sa::IkeSa,
+    sa::{IkeSa, established::Closed},
     shared::{Shared, Waiter},
     view::{IkeSaId, IkeSaView},
     wire::{ExchangeType, Header, WireError},
 };
+
+/// IKE SAs of one peer that are over and only repeat their last response, at most.
+const CLOSED: usize = 16;
 
 /// All IKE SAs of a shard as one machine without I/O.
 ///
@@ -34,6 +37,8 @@ pub struct Endpoint {
     sas: BTreeMap<IkeSaId, IkeSa>,
     /// The IKE SAs of each tunnel, in whatever state.
     tunnels: BTreeSet<(TunnelId, IkeSaId)>,
+    /// Those that are over and only repeat their last response.
+    closed: BTreeSet<(TunnelId, IkeSaId)>,
     timers: BTreeSet<(Instant, IkeSaId)>,
     due: BTreeMap<IkeSaId, Instant>,
     /// Set while a call is under way: if the next one finds it so, there was a panic.
@@ -60,6 +65,7 @@ impl Endpoint {
             shared: Shared::new(config, random, spis),
             sas: BTreeMap::new(),
             tunnels: BTreeSet::new(),
+            closed: BTreeSet::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
             busy: false,
@@ -214,8 +220,12 @@ impl Endpoint {
                     self.shared.creating.remove(&(child, ike, sa.peer.origin));
                 }
             }
+            IkeSa::Closed(sa) => {
+                self.closed.remove(&(sa.peer.tunnel(), ike));
+            }
             _ => {}
         }
+        let was_closed = matches!(sa, IkeSa::Closed(_));
         let next = step(sa, &mut self.shared);
         if let Some(tunnel) = tunnel
             && next.as_ref().and_then(IkeSa::tunnel) != Some(tunnel)
@@ -223,7 +233,12 @@ impl Endpoint {
             self.tunnels.remove(&(tunnel, ike));
         }
         match next {
-            Some(sa) => self.put(ike, sa),
+            Some(sa) => {
+                if !was_closed && let IkeSa::Closed(sa) = &sa {
+                    self.make_room_for(sa);
+                }
+                self.put(ike, sa);
+            }
             None => self.set_timer(ike, Instant::NEVER),
         }
         self.stepping = None;
@@ -240,10 +255,35 @@ impl Endpoint {
                 let child = sa.creates().map(|child| (child, ike, sa.peer.origin));
                 self.shared.creating.extend(child);
             }
+            IkeSa::Closed(sa) => {
+                self.closed.insert((sa.peer.tunnel(), ike));
+            }
             _ => {}
         }
         self.sas.insert(ike, sa);
         self.set_timer(ike, due);
+    }
+
+    /// A peer has had so many IKE SAs that its oldest ones have to go, though it may ask once more
+    /// for their last responses.
+    fn make_room_for(&mut self, new: &Closed) {
+        let tunnel = new.peer.tunnel();
+        let (first, last) = ((tunnel, IkeSaId(0)), (tunnel, IkeSaId(u64::MAX)));
+        let same = |ike: &IkeSaId| match self.sas.get(ike) {
+            Some(IkeSa::Closed(sa)) => sa.peer.remote_id.same(&new.peer.remote_id),
+            _ => false,
+        };
+        let all = self.closed.range(first..=last).map(|(_, ike)| *ike);
+        let old: Vec<IkeSaId> = all.filter(same).collect();
+        let excess = (old.len() + 1).saturating_sub(CLOSED);
+        for ike in old.into_iter().take(excess) {
+            self.step(ike, |sa, shared| {
+                if let IkeSa::Closed(sa) = sa {
+                    sa.end(shared);
+                }
+                None
+            });
+        }
     }
 
     /// The IKE SAs of a tunnel, in whatever state.

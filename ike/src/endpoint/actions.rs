@@ -22,6 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a responder waits for the peer to create a child that it wants as well.
 const COURTESY: Duration = Duration::from_secs(3);
 
+/// IKE SAs that a peer may have besides its newest where that replaces them.
+const LEAVING: usize = 8;
+/// The same where it does not.
+const DUPLICATES: usize = 64;
+
 impl Endpoint {
     pub(super) fn run_actions(&mut self) {
         while let Some(action) = self.shared.next_action() {
@@ -76,6 +81,7 @@ impl Endpoint {
                 self.replace(old, new, initial_contact);
             }
         }
+        self.shed(entry.tunnel, new);
         if !entry.ours {
             self.take_over_attempts(entry.tunnel, new);
         }
@@ -88,6 +94,25 @@ impl Endpoint {
                 a.peer.remote_id.same(&b.peer.remote_id)
             }
             _ => false,
+        }
+    }
+
+    /// A peer that comes again and again leaves IKE SAs behind, each of which takes its time to go:
+    /// above a few the oldest go at once.
+    fn shed(&mut self, tunnel: TunnelId, new: IkeSaId) {
+        let most = match self.sas.get(&new) {
+            Some(IkeSa::Established(sa)) if !sa.peer.connection.replace_duplicates => DUPLICATES,
+            _ => LEAVING,
+        };
+        let mut others: Vec<IkeSaId> = self.shared.directory.of_tunnel(tunnel).collect();
+        others.retain(|ike| *ike != new && self.same_peer(*ike, new));
+        let excess = others.len().saturating_sub(most);
+        let reason = Failure::new(FailureCode::Replaced, "the same peer has too many IKE SAs");
+        for old in others.into_iter().take(excess) {
+            self.step(old, |sa, shared| {
+                sa.abandon(shared, &reason);
+                None
+            });
         }
     }
 

@@ -51,6 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long the peer may take to delete its successor that lost.
 const REDUNDANT: Duration = Duration::from_secs(30);
 
+/// How many replaced IKE SAs a peer may leave for us to delete before it has to wait.
+const LEFTOVER: usize = 4;
+
 /// Our own rekey.
 #[derive(Debug)]
 pub(crate) struct Rekeying {
@@ -406,7 +409,9 @@ pub(crate) fn on_request(
         Some(OwnExchange::Child(_)) | Some(OwnExchange::Delete(Deleting::Ike(_))) => true,
         Some(OwnExchange::Delete(_)) => true,
     };
-    if busy {
+    // Who rekeys has to delete what was rekeyed.
+    let leftover = shared.directory.leftover(sa.peer.tunnel(), sa.peer.line);
+    if busy || leftover >= LEFTOVER {
         return Err(NotifyType::TEMPORARY_FAILURE.into());
     }
     let nonce_i = payloads.require_nonce()?.0.to_vec();

@@ -259,6 +259,13 @@ impl Children {
         ended
     }
 
+    /// How many pairs of a child and a peer of it are leaving.
+    pub(crate) fn leaving_of(&self, child: ChildId, peer: &Identity) -> usize {
+        let former = self.index.former_children.range((child, FIRST)..=(child, LAST));
+        let pairs = former.filter_map(|(_, pair)| self.leaving.get(pair));
+        pairs.filter(|leaving| leaving.sa.remote_id.same(peer)).count()
+    }
+
     /// The backend has let go of a pair.
     pub(super) fn left(&mut self, pair: PairId) -> Option<ChildSa> {
         let Leaving { sa, .. } = self.leaving.remove(&pair)?;

@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) origin: IkeSpi,
     /// Whether that IKE_SA_INIT was ours.
     pub(crate) ours: bool,
+    /// The line of rekeys itself, see [`super::established::Peer::line`].
+    pub(crate) line: IkeSaId,
     pub(crate) since: Instant,
     /// In use: not replaced, not being deleted, not waiting for the outcome of a collision.
     pub(crate) active: bool,
@@ -92,6 +94,12 @@ impl Directory {
     pub(crate) fn active(&self, tunnel: TunnelId) -> impl Iterator<Item = (IkeSaId, Entry)> + '_ {
         self.of_tunnel(tunnel)
             .filter_map(|ike| Some((ike, self.entry(ike).filter(|entry| entry.active)?)))
+    }
+
+    /// How many IKE SAs of a line are not in use (any more), but still there.
+    pub(crate) fn leftover(&self, tunnel: TunnelId, line: IkeSaId) -> usize {
+        let entries = self.of_tunnel(tunnel).filter_map(|ike| self.entry(ike));
+        entries.filter(|entry| entry.line == line && !entry.active).count()
     }
 
     /// Every established IKE SA of a tunnel, also those that are on their way out.

@@ -141,6 +141,7 @@ impl Established {
             Entry {
                 tunnel: peer.tunnel(),
                 origin: peer.origin,
+                line: peer.line,
                 ours: peer.ours,
                 since: shared.now,
                 active: true,

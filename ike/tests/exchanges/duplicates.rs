@@ -160,3 +160,32 @@ fn a_second_tunnel_between_the_same_identities_is_no_initial_contact() {
         }
     }
 }
+
+/// Each goes in its own time, with a request and its repetitions: above a few, at once.
+#[test]
+fn a_peer_that_comes_again_and_again_leaves_few_ike_sas_behind() {
+    for (unique, calls, most) in [(true, 12, 9), (false, 70, 65)] {
+        let mut world = World::with(6, EndpointConfig::default(), |node, it| {
+            if node == B {
+                it.replace_duplicates = unique;
+            }
+        });
+        world.initiate(A);
+        world.run_ms(100);
+        // Further tunnels with the same identities: none of them says INITIAL_CONTACT.
+        for number in 2..=calls {
+            let tunnel = TunnelId(number);
+            let mut other = connection(A);
+            other.tunnel = tunnel;
+            other.children[0].child = sa_store::ChildId(100 + number);
+            world.command(A, Command::Configure(Arc::new(other)));
+            let path = Endpoints { local: address(A), remote: address(B) };
+            world.command(A, Command::Initiate { tunnel, path, children: Vec::new() });
+            world.run_ms(50);
+        }
+        let views = world.nodes[B].endpoint.ike_sas();
+        assert_eq!(views.len(), most);
+        let newest = views.last().unwrap();
+        assert_eq!(newest.children.len(), 1, "{newest:#?}");
+    }
+}

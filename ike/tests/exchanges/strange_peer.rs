@@ -6,8 +6,9 @@ use ike::{
     config::Endpoints,
     event::FailureCode,
     input::Input,
-    keys::{IkeKeys, Opener, Sealer, Skeyseed},
+    keys::{IkeKeys, Opener, Sealer, SkD, Skeyseed},
     negotiate::{Pfs, esp_offer, ike_offer},
+    output::RequestKind,
     view::IkeSaView,
     wire::{
         Delete, ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload,
@@ -28,6 +29,7 @@ struct Impostor {
     header: Header,
     sealer: Sealer,
     opener: Opener,
+    sk_d: SkD,
 }
 
 const SUITE: &str = "aes256gcm16-prfsha256-x25519";
@@ -58,6 +60,7 @@ fn impostor(world: &World, bystander: Bystander) -> Impostor {
         header,
         sealer: Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut dice).unwrap(),
         opener: Opener::new(&engines, suite.suite, &keys.responder).unwrap(),
+        sk_d: keys.d,
     }
 }
 
@@ -70,7 +73,7 @@ impl Impostor {
         payloads: &[Payload<'_>],
         read: impl FnOnce(&ike::wire::Payloads<'_>) -> T,
     ) -> T {
-        self.header.message_id += 1;
+        self.header.message_id = self.header.message_id.wrapping_add(1);
         self.header.exchange = exchange;
         let request = self.sealer.seal(&self.header, payloads).unwrap();
         self.send(world, &request, read)
@@ -439,4 +442,78 @@ fn a_response_that_breaks_the_rules_leaves_no_spi_behind() {
     assert_eq!(world.ike_down(B), [FailureCode::InvalidSyntax]);
     assert_eq!((spis(&world), pairs(&world)), (before - 1, 0));
     peer.bystander.assert_unharmed(&mut world);
+}
+
+#[test]
+fn children_that_come_and_go_are_bounded() {
+    let (mut world, mut peer) = world();
+    // The backend does not let go of anything.
+    world.nodes[B].hold = Some(|kind| matches!(kind, RequestKind::Remove { .. }));
+    let mut made = 0;
+    let refused = loop {
+        let request = child_request(0x3000 + made, "aes256gcm16-esn");
+        if let Some(error) = peer.error(&mut world, CREATE, &request) {
+            break error;
+        }
+        let delete = [Payload::Delete(Delete::esp(EspSpi::new(0x3000 + made)))];
+        peer.ask(&mut world, INFORM, &delete, |answer| assert!(!answer.is_empty()));
+        made += 1;
+        assert!(made < 100, "there is no limit");
+    };
+    assert_eq!((refused, made), (NotifyType::TEMPORARY_FAILURE, 64));
+    // Those that are replaced linger for a while.
+    world.run_s(11);
+    world.release(B);
+    assert_eq!(peer.error(&mut world, CREATE, &child_request(0x4000, "aes256gcm16-esn")), None);
+}
+
+/// The IKE SA that a rekey of the peer made takes the place of what the peer seals with.
+fn rekey_ike(world: &mut World, peer: &mut Impostor, round: u64) -> Result<(), NotifyType> {
+    let mut dice = Dice(900 + round);
+    let key = crypto::ke::generate(KeGroup::Curve25519, &mut dice).unwrap();
+    let (spi_i, ni) = (sa_store::IkeSpi(0x4444_0000 + round), vec![7; 32]);
+    let request = [
+        Payload::Sa(ike_offer(&[ike_proposal(SUITE)], Some(spi_i))),
+        Payload::Nonce(Nonce(ni.clone().into())),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, key.public)),
+    ];
+    let (spi_r, nr, public) = peer.ask(world, CREATE, &request, |answer| {
+        if let Some(error) = answer.error_notify() {
+            return Err(error.kind);
+        }
+        let Some(Spi::Ike(spi_r)) = answer.sa().map(|sa| sa.proposals[0].spi.clone()) else {
+            panic!("no SPI")
+        };
+        let (nonce, ke) = (answer.nonce().unwrap().0.to_vec(), answer.ke().unwrap());
+        Ok((spi_r, nonce, ke.data.to_vec()))
+    })?;
+    let shared = key.private.agree(&public).unwrap();
+    let suite = ike_sas(world)[0].suite.unwrap();
+    let keys = Skeyseed::rekey(&peer.sk_d, &shared, &ni, &nr)
+        .derive(suite, &ni, &nr, spi_i, spi_r)
+        .unwrap();
+    let engines = Engines::portable();
+    peer.header = Header { spi_i, spi_r, message_id: u32::MAX, ..peer.header };
+    peer.sealer = Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut dice).unwrap();
+    peer.opener = Opener::new(&engines, suite.suite, &keys.responder).unwrap();
+    peer.sk_d = keys.d;
+    Ok(())
+}
+
+#[test]
+fn ike_rekeys_whose_old_ones_are_never_deleted_are_bounded() {
+    let (mut world, mut peer) = world();
+    let mut made = 0;
+    let refused = loop {
+        match rekey_ike(&mut world, &mut peer, made) {
+            Ok(()) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made < 100, "there is no limit");
+    };
+    assert_eq!((refused, made), (NotifyType::TEMPORARY_FAILURE, 4));
+    assert_eq!(ike_sas(&world).len(), 5);
+    // The newest goes on.
+    peer.ask(&mut world, INFORM, &[], |answer| assert!(answer.is_empty()));
+    assert_eq!(pairs(&world), 1);
 }

@@ -32,6 +32,8 @@ use crate::{
 
 /// Pairs an IKE SA may have for each configured child before a peer gets NO_ADDITIONAL_SAS.
 const PAIRS_PER_CHILD: usize = 4;
+/// Pairs of a child that may be leaving before its peer has to wait with the next.
+const LEAVING_PER_CHILD: usize = 16 * PAIRS_PER_CHILD;
 /// Two IKE SAs of both ends' own making come up within this time.
 const CROSSWISE: Duration = Duration::from_secs(90);
 
@@ -146,6 +148,10 @@ pub(crate) fn answer(
         return refuse(sa, shared, old, ts_refused(sa, shared, ts_r, ts_i));
     };
     if wanted.old.is_none() && rekey_child_sa::crosses_own_request(sa, shared, config.child) {
+        return Err(NotifyType::TEMPORARY_FAILURE.into());
+    }
+    // What the peer has made and deleted is there until the backend has let go of it.
+    if shared.children.leaving_of(config.child, &sa.peer.remote_id) >= LEAVING_PER_CHILD {
         return Err(NotifyType::TEMPORARY_FAILURE.into());
     }
     let choice = match select_esp(&config.proposals, sa_i, pfs) {

@@ -1,6 +1,6 @@
 //! What the peer sends: its requests in order, and its responses to ours.
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Arc};
 use core::time::Duration;
 
 use sa_store::Instant;
@@ -10,7 +10,7 @@ use super::{
         IkeSa, Task,
         channel::{Channel, Received},
     },
-    Established, OwnExchange, Step,
+    Established, OwnExchange, Peer, Step,
 };
 use crate::{
     config::Endpoints,
@@ -27,6 +27,7 @@ const CLOSED: Duration = Duration::from_secs(60);
 /// An IKE SA that the peer deleted: it only repeats its last response (RFC 7296 §2.1).
 #[derive(Debug)]
 pub(crate) struct Closed {
+    pub(crate) peer: Arc<Peer>,
     channel: Channel,
     pub(crate) until: Instant,
 }
@@ -102,12 +103,12 @@ impl Established {
 
     /// It ended with an answer to the peer, which is repeated for a while.
     pub(super) fn close(self: Box<Self>, shared: &mut Shared, reason: &Failure) -> IkeSa {
-        let id = self.id;
+        let (id, peer) = (self.id, Arc::clone(&self.peer));
         let mut channel = self.die(shared, reason);
         channel.limit_requests(0);
         let until = shared.now + CLOSED;
         shared.directory.add_spi(channel.spis.own(), id);
-        IkeSa::Closed(Box::new(Closed { channel, until }))
+        IkeSa::Closed(Box::new(Closed { peer, channel, until }))
     }
 
     /// The peer lives, and perhaps elsewhere.

@@ -1,6 +1,6 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`.
-# Both install what they miss (and say so), need root or sudo, and use no
-# network but namespaces of their own.
+# Both install what they miss (and say so), need root or sudo, and send packets
+# in namespaces of their own only.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench build install uninstall check fuzz clean-guest

@@ -76,10 +76,9 @@ pub fn require(program: &str) -> Outcome {
     let package = match name {
         "charon-systemd" => "charon-systemd",
         "swanctl" => "strongswan-swanctl",
-        "ip" | "bridge" | "tc" => "iproute2",
+        "ip" => "iproute2",
         "nft" => "nftables",
         "tcpdump" => "tcpdump",
-        "tshark" => "tshark",
         "timeout" => "coreutils",
         "ping" => "iputils-ping",
         "systemd-analyze" => "systemd",

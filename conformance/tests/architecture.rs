@@ -45,19 +45,33 @@ const OUTSIDE: &[(&str, &[&str])] = &[
 /// What a pure room's source may not name: clocks, sockets, threads, files, and randomness of
 /// its own.
 const IMPURE: &[&str] = &[
-    "std::time",
     "Instant::now",
     "SystemTime",
     "UdpSocket",
     "TcpStream",
     "TcpListener",
     "UnixStream",
-    "std::thread",
-    "std::fs",
-    "std::process",
-    "std::env",
+    "UnixDatagram",
+    "UnixListener",
+    "thread::spawn",
+    "thread::sleep",
+    "File::open",
+    "Command::new",
     "getrandom",
     "unsafe ",
+];
+
+/// Modules of the standard library that a pure room may neither import from nor name.
+const IMPURE_MODULES: &[&str] =
+    &["std::env", "std::fs", "std::io", "std::os", "std::process", "std::thread"];
+
+/// The same for single items, whose modules hold harmless ones too.
+const IMPURE_ITEMS: &[&str] = &[
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::time::Instant",
+    "std::time::SystemTime",
 ];
 
 fn root() -> PathBuf {
@@ -227,21 +241,100 @@ fn pure_rooms_name_no_clock_socket_thread_or_file() {
 #[test]
 fn the_search_for_impurities_can_find_one() {
     let text = "//! std::fs in prose\nuse std::fs::File; // here\n#[cfg(test)]\nuse std::thread;\n";
-    assert_eq!(impurities(text), [(2, "std::fs")]);
-    assert_eq!(impurities("let now = Instant::now();"), [(1, "Instant::now")]);
+    assert_eq!(found(text), [(2, "std::fs::File")]);
+    assert_eq!(found("let now = Instant::now();"), [(1, "Instant::now")]);
+    assert_eq!(found("let text = std::fs::read(path)?;"), [(1, "std::fs")]);
+    let text =
+        "use std::{\n    fs::{self, File}, net::{IpAddr, UdpSocket},\n    thread as t,\n};\n";
+    let all =
+        [(1, "std::fs"), (1, "std::fs::File"), (1, "std::net::UdpSocket"), (1, "std::thread")];
+    assert_eq!(found(text)[..4], all);
+    assert_eq!(
+        found("pub(crate) use std::{time::{Duration, Instant}};"),
+        [(1, "std::time::Instant")]
+    );
+    // A whole module under its own name brings its items along.
+    for whole in ["use std::time;", "use std::*;", "use std::{time::*, net};", "use std as s;"] {
+        assert!(!found(whole).is_empty(), "{whole}");
+    }
+    assert!(found("use std::{net::IpAddr, sync::Arc, time::Duration};").is_empty());
+}
+
+fn found(text: &str) -> Vec<(usize, &str)> {
+    impurities(text).into_iter().map(|(line, name)| (line, name.leak() as &str)).collect()
 }
 
 /// Lines of shipped code that name something impure. Comments do not count, nor does what follows
 /// the first `#[cfg(test)]`, which is where a file's tests are.
-fn impurities(text: &str) -> Vec<(usize, &'static str)> {
+fn impurities(text: &str) -> Vec<(usize, String)> {
     let shipped = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
-    shipped
-        .zip(1..)
-        .filter_map(|(line, number)| {
-            let code = line.split("//").next().unwrap_or_default();
-            IMPURE.iter().find(|name| code.contains(**name)).map(|name| (number, *name))
+    let code: Vec<&str> =
+        shipped.map(|line| line.split("//").next().unwrap_or_default().trim()).collect();
+    let mut found = Vec::new();
+    let mut rest = code.iter().zip(1..);
+    while let Some((line, number)) = rest.next() {
+        if let Some(tree) = import(line) {
+            // Until its semicolon, over as many lines as it takes.
+            let mut tree = tree.to_owned();
+            while !tree.contains(';') {
+                let Some((more, _)) = rest.next() else { break };
+                tree.push_str(more);
+            }
+            let tree = tree.split(';').next().unwrap_or_default();
+            let paths = flattened("", tree);
+            found.extend(
+                paths.into_iter().filter(|path| is_impure(path)).map(|path| (number, path)),
+            );
+        } else {
+            let names = IMPURE.iter().chain(IMPURE_MODULES).filter(|name| line.contains(**name));
+            found.extend(names.map(|name| (number, (*name).to_owned())));
+        }
+    }
+    found
+}
+
+/// What a line imports, if it begins an import.
+fn import(line: &str) -> Option<&str> {
+    let behind_visibility =
+        line.strip_prefix("pub").map_or(line, |rest| match rest.strip_prefix('(') {
+            Some(rest) => rest.split_once(')').map_or(rest, |(_, rest)| rest),
+            None => rest,
+        });
+    behind_visibility.trim_start().strip_prefix("use ")
+}
+
+/// Every path that a `use` tree names: `a::{b, c::{self, d as e}}` is `a::b`, `a::c`, `a::c::d`.
+fn flattened(before: &str, tree: &str) -> Vec<String> {
+    let tree = tree.trim();
+    let Some((path, branches)) = tree.split_once('{') else {
+        let name = tree.split(" as ").next().unwrap_or_default().trim();
+        let whole = format!("{before}{name}");
+        return vec![whole.strip_suffix("::self").map(str::to_owned).unwrap_or(whole)];
+    };
+    let before = format!("{before}{}", path.trim());
+    let branches = branches.strip_suffix('}').unwrap_or(branches);
+    let mut depth = 0_usize;
+    branches
+        .split(|c: char| {
+            match c {
+                '{' => depth += 1,
+                '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            c == ',' && depth == 0
         })
+        .filter(|branch| !branch.trim().is_empty())
+        .flat_map(|branch| flattened(&before, branch))
         .collect()
+}
+
+fn is_impure(path: &str) -> bool {
+    let below = |module: &str| path == module || path.starts_with(&format!("{module}::"));
+    // Modules as a whole, from which impure items can be named without their path.
+    let wholes = ["std", "std::*", "std::net", "std::net::*", "std::time", "std::time::*"];
+    IMPURE_MODULES.iter().chain(IMPURE_ITEMS).any(|module| below(module))
+        || wholes.contains(&path)
+        || below("getrandom")
 }
 
 /// All source files of a room, apart from files of tests.

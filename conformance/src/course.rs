@@ -85,6 +85,35 @@ pub fn ike_spis(tunnel: &Value) -> Outcome<(String, String)> {
     }
 }
 
+/// What a rekey replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A pair of Child SAs.
+    Child,
+    /// The IKE SA.
+    Ike,
+}
+
+impl What {
+    /// The SPIs that identify it in what `postern sa` shows of a tunnel; empty without any.
+    pub fn spis(self, tunnel: &Value) -> (String, String) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        match self {
+            Self::Child => {
+                let child = &tunnel["children"][0];
+                (text(&child["spi_in"]), text(&child["spi_out"]))
+            }
+            Self::Ike => {
+                // The newest IKE SA is the one in charge; an old one may still be deleting.
+                let sas = tunnel["ike_sas"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let usable = |sa: &&Value| sa["state"] != "deleting" && sa["state"] != "rekeying";
+                let sa = sas.iter().rev().find(usable).unwrap_or(&Value::Null);
+                (text(&sa["spi_i"]), text(&sa["spi_r"]))
+            }
+        }
+    }
+}
+
 /// Waits until the tunnel is up with other SPIs than before, and traffic flows again.
 pub fn up_again(pair: &Pair, flow: &mut Flow, before: &str, limit: Duration) -> Outcome<Value> {
     let tunnel = pair.us.wait_tunnel("the tunnel to be up again", "site", limit, |tunnel| {

@@ -59,8 +59,14 @@ pub struct Interface<'a> {
 }
 
 impl Guest {
-    /// Boots a guest with these interfaces in `namespace`, and waits until it takes jobs.
-    pub fn boot(namespace: &Namespace, interfaces: &[Interface<'_>]) -> Outcome<Self> {
+    /// Boots a guest with these interfaces in `namespace`, and waits until it takes jobs. With a
+    /// `tree`, which is what `make install` has written, its first process is systemd and the
+    /// tree lies in its root.
+    pub fn boot(
+        namespace: &Namespace,
+        interfaces: &[Interface<'_>],
+        tree: Option<&Path>,
+    ) -> Outcome<Self> {
         require("qemu-system-x86_64").map_err(|_| {
             Failure::new(
                 "qemu-system-x86_64 is not installed: install the Debian package \
@@ -72,17 +78,21 @@ impl Guest {
         let folder = std::env::temp_dir().join(format!("pt-{}-guest{number}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let socket = folder.join("port");
+        let (initrd, memory) = match tree {
+            None => (image.join("initrd"), 512),
+            Some(tree) => (with_systemd(image, tree, &folder.join("initrd"))?, 1024),
+        };
 
         let mut argv: Vec<String> =
             namespace.inside(&["qemu-system-x86_64"]).into_iter().map(str::to_owned).collect();
         let mut add = |words: &str| argv.extend(words.split(' ').map(str::to_owned));
-        add("-accel tcg,thread=multi -cpu max -m 512 -nodefaults -no-user-config");
+        add(&format!("-accel tcg,thread=multi -cpu max -m {memory} -nodefaults -no-user-config"));
         add("-display none -no-reboot -device virtio-serial-pci -device virtio-rng-pci");
         add("-device virtserialport,chardev=jobs,name=postern.job");
         add(&format!("-chardev socket,id=jobs,path={},server=on,wait=off", socket.display()));
         add(&format!("-serial file:{}", folder.join("console").display()));
         add(&format!("-kernel {}", image.join("vmlinuz").display()));
-        add(&format!("-initrd {}", image.join("initrd").display()));
+        add(&format!("-initrd {}", initrd.display()));
         for (index, interface) in interfaces.iter().enumerate() {
             let tap = format!("tap{number}-{index}");
             namespace.ip_lines(&format!(
@@ -125,6 +135,15 @@ impl Guest {
     /// Puts a guest in the place of one gateway of a scenario: it takes over the gateway's
     /// addresses on both sides, its forwarding and its default routes.
     pub fn instead_of(network: &Network, side: Side) -> Outcome<Self> {
+        Self::in_place(network, side, None)
+    }
+
+    /// The same with systemd and what `make install` has written to `tree`.
+    pub fn with_service(network: &Network, side: Side, tree: &Path) -> Outcome<Self> {
+        Self::in_place(network, side, Some(tree))
+    }
+
+    fn in_place(network: &Network, side: Side, tree: Option<&Path>) -> Outcome<Self> {
         let namespace = network.gateway(side);
         for interface in ["out", "in"] {
             namespace.ip_lines(&format!(
@@ -147,6 +166,7 @@ impl Guest {
                 Interface { bridge: "br-out", addresses: &[&outer[0], &outer[1]] },
                 Interface { bridge: "br-in", addresses: &[&inner[0], &inner[1]] },
             ],
+            tree,
         )?;
         let mut routes = String::from(
             "set -e\n\
@@ -269,12 +289,13 @@ impl Guest {
 
 impl Gateway for Guest {
     fn title(&self) -> String {
-        format!("strongSwan on the kernel's ESP ({}, a guest)", self.kernel)
+        format!("a guest with Linux {}", self.kernel)
     }
 
     fn diagnosis(&self) -> String {
         let script = "swanctl --list-sas; ip -s xfrm state | grep -v aead; ip xfrm policy\n\
-                      grep -v '\t0$' /proc/net/xfrm_stat; tail -n 60 /tmp/charon.log";
+                      grep -v '\t0$' /proc/net/xfrm_stat; tail -n 60 /tmp/charon.log\n\
+                      postern sa; journalctl --no-pager -n 80; nft list ruleset";
         match self.run(script, JOB_LIMIT) {
             Ok(finished) => finished.stdout,
             Err(failure) => failure.to_string(),
@@ -307,6 +328,15 @@ fn image() -> Outcome<&'static Path> {
         }
     });
     image.as_deref().map_err(|text| Failure::new(text.clone()))
+}
+
+/// An initramfs with systemd and an installed Postern, made of the guest's image.
+fn with_systemd(image: &Path, tree: &Path, initrd: &Path) -> Outcome<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/service-image");
+    let words = [script.as_path(), image, tree, initrd].map(|path| path.display().to_string());
+    let made = run(&words.each_ref().map(String::as_str), BUILD_LIMIT)?;
+    ensure(made.code == 0, || format!("the image was not made: {}", made.text().trim()))?;
+    Ok(initrd.to_owned())
 }
 
 /// charon with the kernel's ESP; no route of its own, the tests look at policies alone.

@@ -154,6 +154,14 @@ impl Lab {
         Ok(gateway)
     }
 
+    /// Boots a guest with systemd and what `make install` has written to `tree`, instead of the
+    /// gateway of one side.
+    pub fn service(&self, side: Side, tree: &Path) -> Outcome<Rc<Guest>> {
+        let gateway = Rc::new(Guest::with_service(&self.net, side, tree)?);
+        self.gateways.borrow_mut().push(Rc::<Guest>::clone(&gateway));
+        Ok(gateway)
+    }
+
     /// Prepares traffic between the two clients.
     pub fn flow(&self, family: Family, shape: &Shape) -> Outcome<Flow> {
         let end = |side| (self.net.client(side), self.net.client_address(side, family));
@@ -165,14 +173,7 @@ impl Lab {
         let shape = Shape { rate: 1000, smallest: 0, largest, count, ..Shape::default() };
         let mut flow = self.flow(family, &shape)?;
         flow.start()?;
-        crate::wait::until("all packets to be sent", std::time::Duration::from_secs(60), || {
-            let looks = flow.look()?;
-            if looks.iter().all(|end| end.sent >= count) {
-                Ok(())
-            } else {
-                Err(Failure::new(format!("{looks:?}")))
-            }
-        })?;
+        flow.has_sent(count, std::time::Duration::from_secs(60))?;
         flow.finish()
     }
 

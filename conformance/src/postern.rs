@@ -301,12 +301,19 @@ impl Postern {
             options.gateway,
             options.inline,
         );
-        for tunnel in tunnels {
-            // Writing to a string cannot fail.
-            let _ = write_tunnel(&mut text, tunnel);
-        }
+        text.push_str(&tunnels_text(tunnels));
         text
     }
+}
+
+/// The part of config.toml that describes these tunnels.
+pub fn tunnels_text(tunnels: &[Tunnel]) -> String {
+    let mut text = String::new();
+    for tunnel in tunnels {
+        // Writing to a string cannot fail.
+        let _ = write_tunnel(&mut text, tunnel);
+    }
+    text
 }
 
 impl Gateway for Postern {

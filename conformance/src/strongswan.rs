@@ -193,10 +193,19 @@ impl Strongswan {
         drop(self.process.borrow_mut().take());
     }
 
-    /// Stops it for good where it is: it neither sends nor answers.
+    /// Stops it where it is: it neither sends nor answers.
     pub fn freeze(&self) -> Outcome {
+        self.signal("STOP")
+    }
+
+    /// Lets it go on after [`Strongswan::freeze`].
+    pub fn thaw(&self) -> Outcome {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Outcome {
         match self.process.borrow().as_ref() {
-            Some(process) => process.signal("STOP"),
+            Some(process) => process.signal(signal),
             None => Err(Failure::new("strongSwan is not started")),
         }
     }

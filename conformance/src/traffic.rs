@@ -251,6 +251,15 @@ impl Flow {
         Ok([look(0)?, look(1)?])
     }
 
+    /// Waits until both ends have sent this many packets since the start.
+    pub fn has_sent(&mut self, count: u64, limit: Duration) -> Outcome {
+        wait::until("packets to be sent", limit, || match self.look() {
+            Ok(ends) if ends.iter().all(|end| end.sent >= count) => Ok(()),
+            Ok(ends) => Err(format!("{count} are wanted: {ends:?}")),
+            Err(failure) => Err(failure.to_string()),
+        })
+    }
+
     /// Waits until both ends have received this many packets more than now.
     pub fn flows(&mut self, more: u64, limit: Duration) -> Outcome {
         let before = self.look()?;

@@ -190,11 +190,7 @@ fn between(
     let right = (lab.net.client(Side::Right), address.into());
     let mut flow = Flow::prepare(left, right, canary, &shape)?;
     flow.start()?;
-    conformance::wait::until("500 packets to be sent", Duration::from_secs(20), || {
-        let looks = flow.look()?;
-        let done = looks.iter().all(|end| end.sent >= 500);
-        if done { Ok(()) } else { Err(conformance::Failure::new(format!("{looks:?}"))) }
-    })?;
+    flow.has_sent(500, Duration::from_secs(20))?;
     flow.finish()
 }
 

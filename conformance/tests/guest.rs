@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use conformance::failure::{Outcome, ensure};
+use conformance::guest::Guest;
 use conformance::lab::{Lab, Turn};
 use conformance::packet::Kind;
 use conformance::scenario::{Starter, peer_tunnel, tunnel};
@@ -37,9 +38,9 @@ fn two_kernels_speak_esn_over_raw_esp() -> Outcome {
         flow.start()?;
         for _ in 0..3 {
             flow.flows(50, Duration::from_secs(20))?;
-            left.must("swanctl --rekey --child net")?;
+            rekeyed(&left, "--child net", " spi-in=")?;
             flow.flows(50, Duration::from_secs(20))?;
-            right.must("swanctl --rekey --ike site")?;
+            rekeyed(&right, "--ike site", " initiator-spi=")?;
         }
         flow.flows(50, Duration::from_secs(20))?;
         flow.finish()?.must_be_whole()?;
@@ -52,6 +53,24 @@ fn two_kernels_speak_esn_over_raw_esp() -> Outcome {
     })
 }
 
+/// Asks for a rekey and waits until the SPIs that strongSwan lists are others than before.
+fn rekeyed(guest: &Guest, what: &str, key: &str) -> Outcome {
+    let spis = || -> Outcome<Vec<String>> {
+        let listed = guest.must("swanctl --list-sas --raw")?;
+        let behind = listed.split(key).skip(1);
+        Ok(behind.filter_map(|text| text.split_whitespace().next()).map(str::to_owned).collect())
+    };
+    let before = spis()?;
+    guest.must(&format!("swanctl --rekey {what}"))?;
+    conformance::wait::until(what, Duration::from_secs(20), || match spis() {
+        Ok(now) if now.len() == before.len() && now.iter().all(|spi| !before.contains(spi)) => {
+            Ok(())
+        }
+        Ok(now) => Err(format!("{before:?}, then {now:?}")),
+        Err(failure) => Err(failure.to_string()),
+    })
+}
+
 /// The same by hand, a few packets before the low half of the sequence number wraps.
 #[test]
 fn two_kernels_cross_2_to_the_32() -> Outcome {
@@ -59,7 +78,7 @@ fn two_kernels_cross_2_to_the_32() -> Outcome {
         let (mac, key) = ("5c".repeat(64), "a7".repeat(24));
         let mut ends = Vec::new();
         for (side, n, other) in [(Side::Left, 1, 2), (Side::Right, 2, 1)] {
-            let guest = conformance::guest::Guest::instead_of(&lab.net, side)?;
+            let guest = Guest::instead_of(&lab.net, side)?;
             guest.must(&format!(
                 "set -e\n\
                  esp() {{ ip xfrm state add src 2001:db8:0:f::$1 dst 2001:db8:0:f::$2 proto esp \

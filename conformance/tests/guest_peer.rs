@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use conformance::course::What;
 use conformance::failure::{Outcome, ensure};
 use conformance::guest::Guest;
 use conformance::lab::{Lab, Turn};
@@ -14,7 +15,6 @@ use conformance::scenario::{Starter, UP, peer_tunnel, tunnel};
 use conformance::strongswan::Options;
 use conformance::topology::{Family, Side, Wire};
 use conformance::traffic::Shape;
-use serde_json::Value;
 
 /// How long traffic may take to come through an emulated machine.
 const FLOWS: Duration = Duration::from_secs(30);
@@ -72,21 +72,31 @@ fn rekeys_from_both_sides_lose_nothing() -> Outcome {
         let (us, peer) = up(lab, "aes256gcm16-esn", Starter::Us, Family::V4, Family::V4)?;
         let mut flow = lab.flow(Family::V4, &Shape { rate: 500, ..Shape::default() })?;
         flow.start()?;
-        for _ in 0..5 {
-            let before = spis(&us)?;
-            flow.flows(100, FLOWS)?;
-            peer.must("swanctl --rekey --child net")?;
-            replaced(&us, "the kernel's side to have rekeyed the child", &before)?;
-
-            let before = spis(&us)?;
-            flow.flows(100, FLOWS)?;
-            us.must_cli(&["rekey", "site/net"])?;
-            replaced(&us, "our side to have rekeyed the child", &before)?;
-
-            flow.flows(100, FLOWS)?;
-            peer.must("swanctl --rekey --ike site")?;
-            flow.flows(100, FLOWS)?;
-            us.must_cli(&["rekey", "site"])?;
+        for round in 1..=5 {
+            for what in [What::Child, What::Ike] {
+                for who in [Starter::Peer, Starter::Us] {
+                    let before = what.spis(&us.tunnel("site")?);
+                    flow.flows(100, FLOWS)?;
+                    match (who, what) {
+                        (Starter::Peer, What::Child) => {
+                            peer.must("swanctl --rekey --child net").map(drop)?;
+                        }
+                        (Starter::Peer, What::Ike) => {
+                            peer.must("swanctl --rekey --ike site").map(drop)?;
+                        }
+                        (Starter::Us, What::Child) => {
+                            us.must_cli(&["rekey", "site/net"]).map(drop)?;
+                        }
+                        // Rekeys the child as well.
+                        (Starter::Us, What::Ike) => us.must_cli(&["rekey", "site"]).map(drop)?,
+                    }
+                    let doing = format!("rekey {round} of {what:?} by {who:?}");
+                    us.wait_tunnel(&doing, "site", UP, |tunnel| {
+                        let now = what.spis(tunnel);
+                        now.0 != before.0 && now.1 != before.1 && !now.0.is_empty()
+                    })?;
+                }
+            }
         }
         flow.flows(200, FLOWS)?;
         flow.finish()?.must_be_whole()?;
@@ -114,21 +124,6 @@ fn up(
     }
     us.wait_up("site", UP)?;
     Ok((us, peer))
-}
-
-/// The SPIs of the child as `postern sa` shows them.
-fn spis(us: &Postern) -> Outcome<(Value, Value)> {
-    let child = us.child("site", "net")?;
-    let spi = |key: &str| child.get(key).cloned().unwrap_or_default();
-    Ok((spi("spi_in"), spi("spi_out")))
-}
-
-fn replaced(us: &Postern, what: &str, before: &(Value, Value)) -> Outcome {
-    conformance::wait::until(what, UP, || match spis(us) {
-        Ok(now) if now.0 != before.0 && now.1 != before.1 => Ok(()),
-        Ok(now) => Err(format!("{now:?}")),
-        Err(failure) => Err(failure.to_string()),
-    })
 }
 
 fn only_raw_esp(lab: &Lab, at_least: usize) -> Outcome {

@@ -23,11 +23,7 @@ fn exchange_between(lab: &Lab, left: &str, right: &str, count: u64) -> Outcome {
         &shape,
     )?;
     flow.start()?;
-    wait::until("all packets to be sent", Duration::from_secs(20), || {
-        let looks = flow.look()?;
-        let sent = looks.iter().map(|end| end.sent).min().unwrap_or(0);
-        if sent >= count { Ok(()) } else { Err(Failure::new(sent.to_string())) }
-    })?;
+    flow.has_sent(count, Duration::from_secs(20))?;
     flow.finish()?.must_be_whole().map_err(|failure| failure.while_doing(left))
 }
 

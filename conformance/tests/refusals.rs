@@ -9,7 +9,7 @@ use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tu
 use conformance::spec::Tunnel;
 use conformance::topology::{Family, Side, Wire};
 use conformance::traffic::Shape;
-use conformance::{Outcome, postern, wait};
+use conformance::{Outcome, postern};
 
 /// How long a refusal may take to show.
 const SAID: Duration = Duration::from_secs(15);
@@ -48,6 +48,8 @@ fn refused(
         ensure(status.stdout.contains(code) || status.stdout.contains(&seen.1), || {
             format!("`postern sa` does not say it: {}", status.stdout)
         })?;
+        // Enough that some would have left if they could.
+        flow.has_sent(100, SAID)?;
         let report = flow.finish()?;
         ensure(report.there.lost == report.there.sent, || format!("packets left: {report}"))
     })
@@ -145,11 +147,7 @@ fn narrowed(starter: Starter, narrow_side: Side) -> Outcome {
             let shape = Shape { count: 200, port: 7002, ..Shape::default() };
             let mut flow = conformance::traffic::Flow::prepare(left, right, &lab.canary, &shape)?;
             flow.start()?;
-            wait::until("200 packets to be sent", UP, || {
-                let looks = flow.look()?;
-                let sent = looks.iter().map(|end| end.sent).min().unwrap_or(0);
-                if sent >= 200 { Ok(()) } else { Err(conformance::Failure::new(sent.to_string())) }
-            })?;
+            flow.has_sent(200, UP)?;
             let report = flow.finish()?;
             ensure(report.there.lost == 200, || format!("packets left: {report}"))?;
         }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use conformance::command::Dialogue;
+use conformance::course::What;
 use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
+use conformance::missed::Missed;
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel};
 use conformance::topology::{Family, Ike, Wire};
 use conformance::traffic::Shape;
@@ -18,41 +20,16 @@ const RATE: u64 = 1000;
 /// How long one rekey may take.
 const REKEYED: Duration = Duration::from_secs(15);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    Child,
-    Ike,
-}
-
-impl What {
-    /// The SPIs that identify what is rekeyed.
-    fn spis(self, tunnel: &Value) -> (String, String) {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        match self {
-            Self::Child => {
-                let child = &tunnel["children"][0];
-                (text(&child["spi_in"]), text(&child["spi_out"]))
-            }
-            Self::Ike => {
-                // The newest IKE SA is the one in charge; an old one may still be deleting.
-                let sas = tunnel["ike_sas"].as_array().cloned().unwrap_or_default();
-                let usable = |sa: &&Value| sa["state"] != "deleting" && sa["state"] != "rekeying";
-                let sa = sas.iter().rev().find(usable).cloned().unwrap_or(Value::Null);
-                (text(&sa["spi_i"]), text(&sa["spi_r"]))
-            }
+/// One side asks for a rekey.
+fn rekey_by(what: What, who: Starter, pair: &Pair) -> Outcome {
+    match (who, what) {
+        (Starter::Us, What::Child) => pair.us.must_cli(&["rekey", "site/net"]).map(drop),
+        (Starter::Us, What::Ike) => pair.us.must_cli(&["rekey", "site"]).map(drop),
+        (Starter::Peer, What::Child) => {
+            pair.peer.must_swanctl(&["--rekey", "--child", "net"]).map(drop)
         }
-    }
-
-    fn rekey_by(self, who: Starter, pair: &Pair) -> Outcome {
-        match (who, self) {
-            (Starter::Us, Self::Child) => pair.us.must_cli(&["rekey", "site/net"]).map(drop),
-            (Starter::Us, Self::Ike) => pair.us.must_cli(&["rekey", "site"]).map(drop),
-            (Starter::Peer, Self::Child) => {
-                pair.peer.must_swanctl(&["--rekey", "--child", "net"]).map(drop)
-            }
-            (Starter::Peer, Self::Ike) => {
-                pair.peer.must_swanctl(&["--rekey", "--ike", "site"]).map(drop)
-            }
+        (Starter::Peer, What::Ike) => {
+            pair.peer.must_swanctl(&["--rekey", "--ike", "site"]).map(drop)
         }
     }
 }
@@ -67,11 +44,12 @@ fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
         let theirs = peer_tunnel(lab, &ours);
         let pair = Pair::start(lab, std::slice::from_ref(&ours), &[theirs])?;
         let mut before = what.spis(&pair.bring_up(starter, &ours)?);
+        let missed = Missed::by(&pair.peer)?;
         let mut flow = lab.flow(Family::V4, &Shape::default())?;
         flow.start()?;
         flow.flows(200, UP)?;
         for round in 1..=ROUNDS {
-            what.rekey_by(who, &pair)
+            rekey_by(what, who, &pair)
                 .map_err(|failure| failure.while_doing(&format!("rekey {round}")))?;
             let fresh = |tunnel: &Value| {
                 let now = what.spis(tunnel);
@@ -83,7 +61,7 @@ fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
         }
         let report = flow.finish()?;
         report.must_reach(RATE)?;
-        pair.must_be_whole(&report)?;
+        missed.must_be_whole(&report)?;
         pair.has_one_of_each()?;
         let child = pair.us.child("site", "net")?;
         for (counter, least) in
@@ -176,6 +154,7 @@ fn crosswise(what: What) -> Outcome {
             &tireless,
         )?;
         pair.bring_up(Starter::Us, &ours)?;
+        let missed = Missed::by(&pair.peer)?;
         let mut flow = lab.flow(Family::V4, &Shape::default())?;
         flow.start()?;
         flow.flows(200, UP)?;
@@ -187,7 +166,7 @@ fn crosswise(what: What) -> Outcome {
         pair.has_one_of_each()?;
         let report = flow.finish()?;
         report.must_reach(RATE)?;
-        pair.must_be_whole(&report)?;
+        missed.must_be_whole(&report)?;
         ensure_protected(lab, 1000)
     })
 }
@@ -203,7 +182,7 @@ fn meet(what: What, meeting: Meeting, lab: &Lab, pair: &Pair) -> Outcome {
     }
     let before = what.spis(&pair.us.tunnel("site")?);
     lab.net.hold_ike(Ike::Creates)?;
-    what.rekey_by(Starter::Peer, pair)?;
+    rekey_by(what, Starter::Peer, pair)?;
     let line = pair.us.cli_line(&["rekey", "site/net"]);
     let argv: Vec<&str> = line.iter().map(String::as_str).collect();
     // It waits for the outcome, of which the wire decides.
@@ -239,7 +218,7 @@ fn meet(what: What, meeting: Meeting, lab: &Lab, pair: &Pair) -> Outcome {
             let answered = log.matches("parsed CREATE_CHILD_SA response").count();
             if asked == answered { Ok(()) } else { Err(format!("{answered} of {asked}")) }
         })?;
-        what.rekey_by(Starter::Us, pair)?;
+        rekey_by(what, Starter::Us, pair)?;
     }
     pair.uses_one_of_each()
 }
@@ -290,6 +269,7 @@ fn by_lifetime() -> Outcome {
         }
         let pair = Pair::start(lab, std::slice::from_ref(&ours), &[theirs])?;
         let up = pair.bring_up(Starter::Us, &ours)?;
+        let missed = Missed::by(&pair.peer)?;
         let mut flow = lab.flow(Family::V4, &Shape::default())?;
         flow.start()?;
         for (what, rounds) in [(What::Child, 3), (What::Ike, 2)] {
@@ -304,7 +284,7 @@ fn by_lifetime() -> Outcome {
                 before = what.spis(&tunnel);
             }
         }
-        pair.must_be_whole(&flow.finish()?)?;
+        missed.must_be_whole(&flow.finish()?)?;
         ensure_protected(lab, 1000)
     })
 }

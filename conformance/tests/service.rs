@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use conformance::command::{must, require, run};
 use conformance::failure::{Failure, Outcome, ensure};
+use conformance::install::make;
 use conformance::postern::built;
 
 /// What remains for an attacker with the daemon's powers, in tenths, as `systemd-analyze
@@ -29,17 +30,6 @@ impl Drop for Folder {
         // Best effort: it is under the temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// `make TARGET` of this repository into `root`.
-fn make(target: &str, root: &Path, prefix: &str) -> Outcome {
-    require("make")?;
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").display().to_string();
-    let programs = built("posternd")?;
-    let folder = programs.parent().ok_or_else(|| Failure::new("posternd lies nowhere"))?;
-    let (destdir, prefix) = (format!("DESTDIR={}", root.display()), format!("PREFIX={prefix}"));
-    let from = format!("BUILT={}", folder.display());
-    must(&["make", "-s", "-C", &top, target, &destdir, &prefix, &from]).map(drop)
 }
 
 /// Every file below `root` with its mode, sorted.

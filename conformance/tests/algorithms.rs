@@ -1,9 +1,11 @@
 //! Every algorithm of this stage against strongSwan, each started by either side.
 
-use conformance::Outcome;
 use conformance::failure::ensure;
-use conformance::scenario::{Starter, usual};
-use conformance::topology::{Family, Wire};
+use conformance::lab::{Lab, Turn};
+use conformance::postern::beside_the_tests;
+use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel, usual};
+use conformance::topology::{Family, Side, Wire};
+use conformance::{Failure, Outcome, wait};
 use serde_json::Value;
 
 /// One tunnel with exactly this IKE and this ESP proposal.
@@ -71,8 +73,7 @@ suites! {
 /// The responder's choice among several proposals is the one both want, whoever chooses; and a
 /// key exchange group the responder did not get a share for costs one INVALID_KE_PAYLOAD round.
 fn another_group_is_asked_for(starter: Starter) -> Outcome {
-    conformance::lab::Lab::run(conformance::lab::Turn::Shared, Wire::Direct, |lab| {
-        use conformance::scenario::{Pair, ensure_protected, peer_tunnel, tunnel};
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
         let mut ours = tunnel(lab, starter, Family::V4, Family::V4);
         let mut theirs = peer_tunnel(lab, &ours);
         let (first, second) = ("aes256gcm16-prfsha384-modp3072", "aes256gcm16-prfsha384-ecp256");
@@ -100,4 +101,32 @@ fn another_group_is_asked_for_by_the_peer() -> Outcome {
 #[test]
 fn another_group_is_asked_for_by_us() -> Outcome {
     another_group_is_asked_for(Starter::Peer)
+}
+
+/// A peer that is being flooded asks us for a cookie, and gets it with the rest unchanged.
+#[test]
+fn a_cookie_is_asked_for_by_the_peer() -> Outcome {
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
+        let ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        let mut theirs = peer_tunnel(lab, &ours);
+        // What is forged fits as well.
+        theirs.ike.push("aes256gcm16-prfsha256-x25519".to_owned());
+        theirs.remote.address = "any".to_owned();
+        let peer = lab.strongswan(Side::Right, &[theirs], &Default::default())?;
+        lab.net.wire().ip(&["addr", "add", "192.0.2.100/24", "dev", "br0"])?;
+        lab.net.wire().ip(&["route", "add", "local", "198.18.0.0/15", "dev", "lo"])?;
+        let tool = beside_the_tests("pt-flood")?.display().to_string();
+        let few = [tool.as_str(), "init", "192.0.2.2", "200", "1000"];
+        let sent = lab.net.wire().run(&few, UP)?;
+        ensure(sent.code == 0, || sent.text())?;
+        wait::until("strongSwan to ask for cookies", UP, || {
+            let log = peer.log();
+            if log.contains("[ N(COOKIE) ]") { Ok(()) } else { Err(Failure::new("not yet")) }
+        })?;
+        let us = lab.postern(Side::Left, &[ours], &Default::default())?;
+        us.wait_up("site", UP)?;
+        ensure(peer.log().contains("IKE_SA_INIT request 0 [ N(COOKIE) SA"), || peer.log())?;
+        lab.exchange(Family::V4, 100, 1200)?.must_be_whole()?;
+        ensure_protected(lab, 200)
+    })
 }

@@ -73,6 +73,27 @@ fn ike_by_the_peer_of_a_passive_tunnel() -> Outcome {
     })
 }
 
+/// `down` of a child alone deletes it at the peer, holds it and blocks what it covered, on an IKE
+/// SA that stays; `up` ends it.
+#[test]
+fn child_by_us() -> Outcome {
+    Course::by(Starter::Us).run(|lab, pair, flow| {
+        let before = pair.us.tunnel("site")?;
+        pair.us.must_cli(&["down", "site/net"])?;
+        let children = pair.peer.children()?;
+        ensure(children.is_empty(), || format!("strongSwan still has {children:?}"))?;
+        nothing_leaves(lab, WHILE)?;
+        let without = pair.us.tunnel("site")?;
+        ensure(without["children"][0]["state"] == "trap", || format!("not held: {without}"))?;
+        same_ike_sa(&before, &without)?;
+        pair.us.must_cli(&["up", "site/net"])?;
+        let now = up_again(pair, flow, &spi(&before), UP)?;
+        same_ike_sa(&before, &now)?;
+        pair.has_one_of_each()?;
+        nothing_leaves(lab, Duration::ZERO)
+    })
+}
+
 /// The peer deletes a child alone; an always-on tunnel asks for it again on the same IKE SA.
 #[test]
 fn child_by_the_peer() -> Outcome {

@@ -8,7 +8,7 @@ use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
 use conformance::missed::Missed;
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel};
-use conformance::topology::{Family, Ike, Wire};
+use conformance::topology::{Family, Ike, Side, Wire};
 use conformance::traffic::Shape;
 use conformance::{Failure, Outcome, postern, strongswan, wait};
 use serde_json::Value;
@@ -36,7 +36,11 @@ fn rekey_by(what: What, who: Starter, pair: &Pair) -> Outcome {
 
 /// Rekeys `ROUNDS` times under numbered traffic and counts every packet.
 fn rekey(what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
-    Lab::run(Turn::Alone, Wire::Direct, |lab| {
+    rekey_over(Wire::Direct, what, who, starter, esp)
+}
+
+fn rekey_over(wire: Wire, what: What, who: Starter, starter: Starter, esp: &str) -> Outcome {
+    Lab::run(Turn::Alone, wire, |lab| {
         let mut ours = tunnel(lab, starter, Family::V4, Family::V4);
         for child in &mut ours.children {
             child.esp = vec![esp.to_owned()];
@@ -125,6 +129,16 @@ enum Meeting {
     Crossing,
     /// Both ask, but one is through before the other's request arrives (RFC 7296 §2.25).
     Late,
+}
+
+#[test]
+fn child_by_the_peer_of_one_behind_a_nat() -> Outcome {
+    rekey_over(Wire::NatBefore(Side::Left), What::Child, Starter::Peer, Starter::Us, PLAIN)
+}
+
+#[test]
+fn ike_by_us_with_a_peer_behind_a_nat() -> Outcome {
+    rekey_over(Wire::NatBefore(Side::Right), What::Ike, Starter::Us, Starter::Peer, PLAIN)
 }
 
 /// What happens, one after the other.

@@ -45,7 +45,7 @@ uninstall: ## removes what install put there, but /etc/postern
 check: ## format, lints, dependency rules: what a commit must pass
 	@scripts/test check
 
-fuzz: ## every fuzz target for FUZZ_SECONDS each (default 60)
+fuzz: ## every fuzz target for FUZZ_SECONDS (default 60) or FUZZ_EXECUTIONS each
 	@scripts/fuzz
 
 clean-guest: ## forget the guest images of the conformance tests

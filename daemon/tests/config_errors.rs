@@ -277,6 +277,18 @@ fn bad_files_and_what_is_said() {
             "it would do nothing; remove it",
         ),
         (
+            child("bypass = [\"10.1.0.0/16\"]"),
+            "`bypass` leaves nothing of `10.1.0.0/16` to protect",
+            "8:11",
+            "all of it would go in clear; name a part of it, or remove it from both",
+        ),
+        (
+            child("bypass = [\"10.2.0.0/17\", \"10.2.128.0/17\"]"),
+            "`bypass` leaves nothing of `10.2.0.0/16` to protect",
+            "8:26",
+            "all of it would go in clear; name a part of it, or remove it from both",
+        ),
+        (
             child(
                 "[tunnels.a.children.again]\nlocal = [\"10.1.2.0/24\"]\nremote = [\"10.2.0.0/16\"]",
             ),
@@ -575,4 +587,13 @@ fn hostile_texts_end_in_errors() {
     assert!(parse(&"x = 1\n".repeat(100_000)).is_err());
     let shown = parse(&"#".repeat(config::MAX_SIZE + 1)).unwrap_err().to_string();
     assert_eq!(shown, "error: postern.toml is larger than 16 MiB");
+}
+
+/// Own networks may be named to stay reachable beside a tunnel for everything.
+#[test]
+fn own_networks_may_stay_clear_beside_everything() {
+    let text = around("", "bypass = [\"10.1.0.0/16\", \"10.9.0.0/24\"]");
+    let text = text.replace("[\"10.2.0.0/16\"]", "[\"0.0.0.0/0\"]");
+    let child = &parse(&text).unwrap().connections[0].children[0];
+    assert_eq!(child.bypass.len(), 2);
 }

@@ -14,6 +14,7 @@
 
 mod attempt;
 mod backoff;
+pub mod bypass;
 pub mod command;
 mod config;
 mod counters;

@@ -132,8 +132,8 @@ impl Gateway {
             return;
         };
         let spec = &known.spec;
-        let local = narrowing::uncovered(&spec.local, negotiated.0);
-        let remote = narrowing::uncovered(&spec.remote, negotiated.1);
+        let local = sa_store::uncovered(&spec.local, negotiated.0);
+        let remote = sa_store::uncovered(&spec.remote, negotiated.1);
         if let Some(message) = narrowing::sentence(&local, &remote, spec) {
             self.note(
                 now,

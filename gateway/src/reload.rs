@@ -16,6 +16,7 @@ use sa_store::{
 };
 
 use crate::{
+    bypass::Clear,
     command::{CommandId, Outcome},
     gateway::Gateway,
     policies::{self, ChildPlace},
@@ -439,6 +440,10 @@ fn check(specs: &[ConnectionSpec]) -> Result<(), String> {
             }
             if child.local.is_empty() || child.remote.is_empty() {
                 return Err(format!("{what} needs selectors on both sides"));
+            }
+            let clear = Clear::of(&child.local, &child.remote, &child.bypass);
+            if let Some(network) = clear.voided(&child.local, &child.remote).first() {
+                return Err(format!("the bypass of {what} leaves nothing of {network} to protect"));
             }
             if child.proposals.is_empty() {
                 return Err(format!("{what} has no ESP proposal"));

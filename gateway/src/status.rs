@@ -154,7 +154,7 @@ fn child_status(
     let placement = current.map(|pair| gateway.installer.placement(pair.sa_out));
     let narrowed = current.filter(|pair| !pair.local.is_empty() && !pair.remote.is_empty());
     let (open_local, open_remote) = narrowed.map_or_else(Default::default, |pair| {
-        let open = narrowing::uncovered;
+        let open = sa_store::uncovered;
         (open(&child.spec.local, &pair.local), open(&child.spec.remote, &pair.remote))
     });
     ChildStatus {

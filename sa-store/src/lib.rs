@@ -13,6 +13,7 @@ pub mod spi_allocator;
 mod types;
 
 pub use types::{
+    coverage::uncovered,
     identity::{Identity, IdentityError, IdentityPattern},
     key::{KeyMaterial, SecretBytes},
     lifetime::{Lifetime, Limits},

@@ -1,5 +1,7 @@
 //! The security policy database (RFC 4301 §4.4.1): what happens to which packets.
 
+mod order;
+
 use std::net::IpAddr;
 
 use crate::{ChildId, DomainId, TrafficSelector, TunnelId};
@@ -7,8 +9,11 @@ use crate::{ChildId, DomainId, TrafficSelector, TunnelId};
 /// What happens to a packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SpdAction {
-    /// It stays clear.
-    Bypass,
+    /// It stays clear as far as this child is concerned: unless another one protects it.
+    Bypass {
+        /// Whose networks it is taken out of.
+        child: ChildId,
+    },
     /// It goes through this child, or not at all.
     Protect {
         /// The tunnel.
@@ -45,8 +50,9 @@ type Width = (u32, bool, u16);
 
 /// The policies in the order in which they count: the first that matches.
 ///
-/// Specific policies stand before wide ones; where both are equally wide, a bypass stands before
-/// a protect, and otherwise the order in which they were given decides.
+/// Specific policies stand before wide ones; where both are equally wide, the order in which they
+/// were given decides. A bypass stands before what its own child protects and behind what any
+/// other one does: nothing that some child protects leaves in clear because of another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Spd {
     entries: Vec<SpdEntry>,
@@ -57,18 +63,7 @@ impl Spd {
     /// selector in it does not drag a specific one behind the policies of others.
     #[must_use]
     pub fn new(entries: Vec<SpdEntry>) -> Self {
-        let mut sized: Vec<((Width, Width), SpdEntry)> = Vec::new();
-        for entry in entries {
-            for (remote_width, remote) in by_width(&entry.remote) {
-                for (local_width, local) in by_width(&entry.local) {
-                    let part = SpdEntry { local, remote: remote.clone(), ..entry };
-                    sized.push(((remote_width, local_width), part));
-                }
-            }
-        }
-        let bypass = |entry: &SpdEntry| entry.action == SpdAction::Bypass;
-        sized.sort_by_key(|(width, entry)| (*width, !bypass(entry)));
-        Self { entries: sized.into_iter().map(|(_, entry)| entry).collect() }
+        Self { entries: order::in_order(entries) }
     }
 
     /// The policies in order.
@@ -135,21 +130,113 @@ mod tests {
             .map(|entry| entry.action)
     }
 
+    fn bypass(child: u32) -> SpdAction {
+        SpdAction::Bypass { child: ChildId(child) }
+    }
+
     #[test]
     fn specific_policies_count_before_wide_ones_wherever_they_stand() {
         let spd = Spd::new(vec![
             entry(protect(1), &["10.1.0.0/16"], &["10.0.0.0/8", "192.168.1.0/24"]),
             entry(protect(2), &["10.1.0.0/16"], &["10.2.0.0/16"]),
             entry(protect(3), &["10.1.0.0/16"], &["192.168.0.0/16"]),
-            entry(SpdAction::Bypass, &["10.1.0.0/16"], &["10.2.0.0/16"]),
+            entry(bypass(3), &["10.1.0.0/16"], &["192.168.7.0/24"]),
             entry(protect(4), &["10.1.0.0/16"], &["10.2.0.0/16[tcp/443]"]),
         ]);
         assert_eq!(action(&spd, "10.9.0.1", 17, 9), Some(protect(1)));
-        assert_eq!(action(&spd, "10.2.0.1", 17, 9), Some(SpdAction::Bypass));
+        assert_eq!(action(&spd, "10.2.0.1", 17, 9), Some(protect(2)));
         assert_eq!(action(&spd, "10.2.0.1", 6, 443), Some(protect(4)));
         assert_eq!(action(&spd, "192.168.1.1", 17, 9), Some(protect(1)));
         assert_eq!(action(&spd, "192.168.2.1", 17, 9), Some(protect(3)));
+        assert_eq!(action(&spd, "192.168.7.1", 17, 9), Some(bypass(3)));
         assert_eq!(action(&spd, "172.16.0.1", 17, 9), None);
+    }
+
+    #[test]
+    fn a_bypass_gives_way_to_what_others_protect_however_wide_it_is() {
+        let ours = &["10.1.0.0/16"];
+        let spd = Spd::new(vec![
+            entry(protect(1), ours, &["10.2.0.0/16"]),
+            entry(bypass(1), ours, &["10.2.8.0/21"]),
+            entry(protect(2), ours, &["10.2.8.0/24"]),
+            entry(protect(3), ours, &["10.2.10.0/23"]),
+            entry(bypass(3), ours, &["10.2.10.0/24", "10.2.11.0/25"]),
+            entry(protect(4), ours, &["10.2.8.0/21[tcp/443]"]),
+            entry(protect(5), ours, &["10.0.0.0/8[tcp/22]"]),
+        ]);
+        assert_eq!(action(&spd, "10.2.7.1", 17, 9), Some(protect(1)));
+        assert_eq!(action(&spd, "10.2.8.1", 17, 9), Some(protect(2)));
+        assert_eq!(action(&spd, "10.2.9.1", 17, 9), Some(bypass(1)));
+        assert_eq!(action(&spd, "10.2.9.1", 6, 443), Some(protect(4)));
+        assert_eq!(action(&spd, "10.2.9.1", 6, 22), Some(protect(5)));
+        assert_eq!(action(&spd, "10.2.10.1", 17, 9), Some(bypass(3)));
+        assert_eq!(action(&spd, "10.2.10.1", 6, 22), Some(protect(5)));
+        assert_eq!(action(&spd, "10.2.11.200", 17, 9), Some(protect(3)));
+    }
+
+    /// What the order must come to, for one packet: the most specific child that protects it and
+    /// does not leave it clear itself.
+    fn expected(entries: &[SpdEntry], packet: (IpAddr, IpAddr)) -> Option<bool> {
+        let hit = |entry: &&SpdEntry| entry.matches(packet.0, packet.1, 17, (1, 2));
+        let cleared = |child: ChildId| {
+            let mut hits = entries.iter().filter(hit);
+            hits.any(|entry| entry.action == SpdAction::Bypass { child })
+        };
+        let mut children = entries.iter().filter(hit).filter_map(|entry| match entry.action {
+            SpdAction::Protect { child, .. } => Some(child),
+            SpdAction::Bypass { .. } => None,
+        });
+        let any = children.clone().next().is_some();
+        any.then(|| children.any(|child| !cleared(child)))
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            cases: 500, failure_persistence: None, ..Default::default()
+        })]
+
+        #[test]
+        fn nothing_that_a_child_protects_is_clear(
+            parts in proptest::collection::vec((0..5_u32, 0..2_u8, 0..30_u32, 0..20_u32, 0..30_u32, 0..20_u32), 1..14)
+        ) {
+            let range = |start: u32, length: u32| {
+                let address = |bits: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(bits));
+                TrafficSelector::new(0, address(start), address(start + length), crate::PortRange::ANY)
+            };
+            let entries: Vec<SpdEntry> = parts
+                .into_iter()
+                .map(|(child, open, l, ll, r, rl)| SpdEntry {
+                    domain: DomainId(0),
+                    action: if open == 1 { bypass(child) } else { protect(child) },
+                    local: range(l, ll).into_iter().collect(),
+                    remote: range(r, rl).into_iter().collect(),
+                })
+                .collect();
+            let spd = Spd::new(entries.clone());
+            for (local, remote) in (0..50).flat_map(|l| (0..50).map(move |r| (l, r))) {
+                let address = |bits: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(bits));
+                let packet = (address(local), address(remote));
+                let found = spd.find(DomainId(0), packet.0, packet.1, 17, (1, 2));
+                let found = found.map(|entry| matches!(entry.action, SpdAction::Protect { .. }));
+                proptest::prop_assert_eq!(found, expected(&entries, packet));
+            }
+        }
+    }
+
+    #[test]
+    fn bypasses_that_overlap_in_many_ways_cost_bounded_time_and_stay_closed() {
+        let remote = |child: u32| format!("10.2.0.0-10.2.255.{child}");
+        let mut entries = Vec::new();
+        for child in 0..60 {
+            entries.push(entry(protect(child), &["10.1.0.0/16"], &[&remote(child)]));
+            let open = format!("10.2.{child}.0-10.2.{}.255", 60 + child);
+            entries.push(entry(bypass(child), &["10.1.0.0/16"], &[&open]));
+        }
+        let spd = Spd::new(entries);
+        assert!(spd.entries().len() < 200_000);
+        // The first child does not leave it clear.
+        assert!(matches!(action(&spd, "10.2.60.1", 17, 9), Some(SpdAction::Protect { .. })));
+        assert!(matches!(action(&spd, "10.2.200.1", 17, 9), Some(SpdAction::Protect { .. })));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`parse`] is pure but for the secrets it is told to read; nothing in the system is touched
 //! before a whole file was understood.
 
+mod bypass;
 mod diagnostic;
 mod end;
 mod lifetime;

@@ -10,7 +10,7 @@ use ike::config::{AuthMethod, EncapPolicy};
 use sa_store::{Esn, OffloadIntent, TrafficSelector};
 
 use super::{
-    Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces,
+    Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces, bypass,
     diagnostic::Findings,
     end, lifetime, overlap, proposal,
     schema::{
@@ -390,7 +390,8 @@ fn child(raw: &RawChild<'_>, findings: &mut Findings) -> Option<ChildSpec> {
     };
     let rekey = lifetime::soft(&raw.esp, findings);
     let (local, remote, bypass) = (local?, remote?, bypass?);
-    check_sides(raw, &local, &remote, &bypass, findings);
+    check_sides(raw, &local, &remote, findings);
+    bypass::check(&raw.bypass, (&local, &remote), &bypass, findings);
     Some(ChildSpec {
         name: raw.name.value.to_owned(),
         local,
@@ -417,12 +418,11 @@ fn replay_window(raw: &RawEsp<'_>, findings: &mut Findings) -> u32 {
     }
 }
 
-/// Every selector has a partner on the other side, and every bypass lies inside.
+/// Every selector has a partner on the other side.
 fn check_sides(
     raw: &RawChild<'_>,
     local: &[TrafficSelector],
     remote: &[TrafficSelector],
-    bypass: &[TrafficSelector],
     findings: &mut Findings,
 ) {
     let partner = |a: &TrafficSelector, others: &[TrafficSelector]| {
@@ -446,17 +446,6 @@ fn check_sides(
                 text.span.clone(),
                 format!("`{selector}` has no partner of its family and protocol on the other side"),
                 "no packet can match it",
-            );
-        }
-    }
-    for (text, selector) in raw.bypass.iter().zip(bypass) {
-        let inside =
-            |side: &[TrafficSelector]| side.iter().any(|s| s.intersect(selector).is_some());
-        if !inside(local) && !inside(remote) {
-            findings.error(
-                text.span.clone(),
-                format!("`{selector}` lies in none of the child's networks"),
-                "it would do nothing; remove it",
             );
         }
     }

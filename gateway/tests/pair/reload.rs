@@ -104,6 +104,10 @@ fn a_bad_or_refused_reload_changes_nothing() {
     doubled.children[1].name = "net0".into();
     let outcome = world.apply(A, vec![doubled]);
     assert!(matches!(&outcome, Outcome::Failed { code, .. } if code == "invalid-configuration"));
+    let mut open = spec(A, 1);
+    open.children[0].bypass = open.children[0].remote.clone();
+    let outcome = world.apply(A, vec![open]);
+    assert!(matches!(&outcome, Outcome::Failed { code, .. } if code == "invalid-configuration"));
     world.sides[A].backend.state().refuse_policies = true;
     let outcome = world.apply(A, vec![spec(A, 3)]);
     let Outcome::Failed { code, message } = &outcome else { panic!("{outcome:?}") };

@@ -1,5 +1,6 @@
 //! The vocabulary: one file a word.
 
+pub(crate) mod coverage;
 pub(crate) mod identity;
 pub(crate) mod key;
 pub(crate) mod lifetime;

@@ -6,7 +6,7 @@ use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
 use conformance::packet::Kind;
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel, usual};
-use conformance::spec::{Child, Tunnel};
+use conformance::spec::{Child, End, Start, Tunnel};
 use conformance::topology::{Family, Side, Wire};
 use conformance::traffic::{Canary, Flow, Report, Shape};
 use conformance::{Outcome, postern, strongswan};
@@ -256,6 +256,48 @@ fn bypass_selectors_stay_clear() -> Outcome {
             let seen = captured.with(clear.bytes()).len();
             ensure(seen == 500, || format!("{seen} of 500 in clear: {}", captured.title))?;
         }
+        ensure_protected(lab, 600)
+    })
+}
+
+/// Own networks that are named to stay reachable beside a tunnel for everything leave its
+/// protection for each other only.
+#[test]
+fn own_networks_stay_clear_beside_a_tunnel_for_everything() -> Outcome {
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
+        let mut ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        ours.children = vec![Child::new("net", "10.1.0.0/16", "0.0.0.0/0")];
+        let theirs = peer_tunnel(lab, &ours);
+        for child in &mut ours.children {
+            child.bypass = vec!["10.1.0.0/16".to_owned()];
+        }
+        lab.net.add_client_address(Side::Right, "198.51.100.10")?;
+        let pair = Pair::start(lab, std::slice::from_ref(&ours), &[theirs])?;
+        pair.bring_up(Starter::Us, &ours)?;
+        to_other(lab, [198, 51, 100, 10], &lab.canary, 7001)?.must_be_whole()?;
+        lab.net.client(Side::Left).must(&["ping", "-c", "1", "-W", "2", "10.1.0.1"])?;
+        ensure_protected(lab, 1000)
+    })
+}
+
+/// What one child leaves clear and another one protects does not leave while the other one is down.
+#[test]
+fn a_bypass_leaves_what_another_child_protects() -> Outcome {
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
+        let mut ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        let theirs = peer_tunnel(lab, &ours);
+        let mut other = Tunnel { name: "other".to_owned(), start: Start::Passive, ..ours.clone() };
+        other.remote = End { address: "192.0.2.77".to_owned(), id: "other.example".to_owned() };
+        other.children = vec![Child::new("part", "10.1.0.0/16", "10.2.9.0/24")];
+        for child in &mut ours.children {
+            child.bypass = vec!["10.2.9.0/24".to_owned()];
+        }
+        lab.net.add_client_address(Side::Right, "10.2.9.10")?;
+        let pair = Pair::start(lab, &[ours.clone(), other], &[theirs])?;
+        pair.bring_up(Starter::Us, &ours)?;
+        let there = to_other(lab, [10, 2, 9, 10], &lab.canary, 7001)?.there;
+        ensure(there.sent >= 500 && there.lost == there.sent, || format!("{there}"))?;
+        lab.exchange(Family::V4, 300, 1200)?.must_be_whole()?;
         ensure_protected(lab, 600)
     })
 }

@@ -174,6 +174,7 @@ impl Gateway {
         match result {
             Ok(addresses) if !addresses.is_empty() => {
                 let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+                let before = tunnel.peers();
                 for address in &addresses {
                     if !tunnel.resolved.contains(address) {
                         tunnel.resolved.push(*address);
@@ -182,10 +183,10 @@ impl Gateway {
                 // A name that wanders does not grow the list for ever.
                 let surplus = tunnel.resolved.len().saturating_sub(64);
                 tunnel.resolved.drain(..surplus);
+                self.policies.stale |= tunnel.peers() != before;
                 if let Phase::Trying(attempt) = &mut tunnel.phase {
                     attempt.addresses = addresses.into();
                 }
-                self.policies.stale = true;
                 self.next_address(now, id);
             }
             other => {

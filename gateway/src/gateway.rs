@@ -23,8 +23,8 @@ use crate::{
     waiting::Waiter,
 };
 
-/// Changes of the databases that are kept for readers.
-const JOURNAL: usize = 4096;
+/// Changes of the databases that are kept for readers. One may hold all policies.
+const JOURNAL: usize = 256;
 
 /// A whole gateway.
 ///
@@ -133,10 +133,8 @@ impl Gateway {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let tunnels = self.deadlines.first().map(|(at, _)| *at);
         let waiters = self.waiters.iter().filter_map(|(_, waiter)| waiter.deadline()).min();
-        [self.ike.poll_timeout(), self.installer.poll_timeout(), tunnels, waiters]
-            .into_iter()
-            .flatten()
-            .min()
+        let parts = [self.ike.poll_timeout(), self.installer.poll_timeout(), tunnels, waiters];
+        parts.into_iter().chain([self.policies.due()]).flatten().min()
     }
 
     /// Everything there is to know, as of `now`.

@@ -110,12 +110,14 @@ impl Gateway {
             }
             Event::Failed { tunnel: None, .. } => {}
             Event::PeerMoved { tunnel, old, new } => {
+                // Another port is no other address.
                 if let Some(known) = self.tunnels.get_mut(&tunnel) {
+                    let before = known.peers();
                     for peer in known.ike_sas.values_mut().filter(|peer| peer.remote == old) {
                         peer.remote = new;
                     }
+                    self.policies.stale |= known.peers() != before;
                 }
-                self.policies.stale = true;
             }
         }
     }

@@ -5,7 +5,10 @@
 //!                                               '-> refused: nothing has changed
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use hw_offload::PolicySet;
 use ike::{event::FailureCode, input::Command};
@@ -25,20 +28,36 @@ use crate::{
     tunnel::{Child, Phase, Tunnel, Will},
 };
 
+/// The backend learns at most this often that peers have other addresses than before. It only warns
+/// with their help, and to set policies costs as much as all of them together.
+const PEERS_PAUSE: Duration = Duration::from_secs(10);
+
 /// The policies of the backend and what is on its way to it.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
-    /// Something they follow from has changed.
+    /// The addresses of some peer have changed.
     pub(crate) stale: bool,
-    current: PolicySet,
+    /// When the backend was last told.
+    told: Option<Instant>,
+    /// What it has; `None` while that is what another process left behind, if anything.
+    current: Option<PolicySet>,
     in_flight: Option<InFlight>,
     queue: VecDeque<Reload>,
+}
+
+impl Policies {
+    /// When new addresses of peers are told.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let open = self.stale && self.in_flight.is_none();
+        open.then(|| self.told.map_or(Instant::ZERO, |told| told + PEERS_PAUSE))
+    }
 }
 
 #[derive(Debug)]
 struct InFlight {
     set: PolicySet,
-    entries: Vec<SpdEntry>,
+    /// What the policies follow from, if they are others than before.
+    entries: Option<Vec<SpdEntry>>,
     plan: Option<Plan>,
 }
 
@@ -93,19 +112,23 @@ impl Gateway {
         }
         let plan = match self.policies.queue.pop_front() {
             Some(reload) => Some(self.plan(reload)),
-            None if std::mem::take(&mut self.policies.stale) => None,
+            None if self.policies.due().is_some_and(|due| due <= now) => None,
             None => return false,
         };
+        self.policies.stale = false;
         let sources = self.sources(plan.as_ref());
-        let set = policies::set(&Spd::new(sources.entries.clone()), &sources.children);
-        if set == self.policies.current {
+        let spd = Spd::new(sources.entries.clone());
+        let set = policies::set(&spd, &sources.children);
+        if self.policies.current.as_ref() == Some(&set) {
             if let Some(plan) = plan {
                 self.commit(now, plan);
             }
             return true;
         }
         self.installer.set_policies(set.clone());
-        self.policies.in_flight = Some(InFlight { set, entries: sources.entries, plan });
+        let entries = (spd != *self.store.spd()).then_some(sources.entries);
+        self.policies.told = Some(now);
+        self.policies.in_flight = Some(InFlight { set, entries, plan });
         true
     }
 
@@ -177,8 +200,10 @@ impl Gateway {
         let Some(InFlight { set, entries, plan }) = self.policies.in_flight.take() else { return };
         match (result, plan) {
             (Ok(()), plan) => {
-                self.policies.current = set;
-                self.store.apply(Change::PoliciesSet(entries));
+                self.policies.current = Some(set);
+                if let Some(entries) = entries {
+                    self.store.apply(Change::PoliciesSet(entries));
+                }
                 if let Some(plan) = plan {
                     self.commit(now, plan);
                 }

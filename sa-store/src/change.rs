@@ -1,7 +1,11 @@
 //! The journal: every mutation of the databases as a value, without keys.
 //!
-//! The databases change by changes only, so whoever has read all of them (a standby, a test) has
-//! the same databases.
+//! The databases change by changes only, so whoever has read all of them has the same databases.
+//!
+//! That is less than it takes to carry an SA on elsewhere. Of an SA, [`SadEntry`] has what tells it
+//! from others and where it runs; not in it are its keys, selectors, mode, limits, replay window and
+//! handling of inner headers ([`crate::SaRecord`]), nor the sequence numbers and counters that packets
+//! move ([`crate::live`]). Of its end there is only that it came, not why.
 
 use std::{collections::VecDeque, net::SocketAddr};
 

@@ -13,6 +13,8 @@ pub(crate) struct State {
     pub(crate) sas: BTreeMap<SaId, SaRecord>,
     pub(crate) active: BTreeMap<ChildId, SaId>,
     pub(crate) policies: PolicySet,
+    /// How often policies were set.
+    pub(crate) policies_set: u32,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) refuse_installs: bool,
     pub(crate) refuse_policies: bool,
@@ -52,7 +54,10 @@ impl Memory {
         let mut state = self.state();
         match operation {
             Operation::SetPolicies(_) if state.refuse_policies => return Err("no room".into()),
-            Operation::SetPolicies(policies) => state.policies = policies.clone(),
+            Operation::SetPolicies(policies) => {
+                state.policies = policies.clone();
+                state.policies_set += 1;
+            }
             Operation::Install(_) if state.refuse_installs => return Err("table full".into()),
             Operation::Install(record) => {
                 self.live.insert(record);

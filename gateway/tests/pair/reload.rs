@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use gateway::{
     command::{Command, Outcome},
-    spec::{ConnectionSpec, Origin},
+    spec::{ConnectionSpec, Origin, RemoteAddress, TunnelMode},
 };
 use hw_offload::PolicyAction;
-use sa_store::TrafficSelector;
+use sa_store::{TrafficSelector, change::Change};
 
-use crate::world::{A, B, World, child, spec};
+use crate::world::{A, B, World, child, spec, target};
 
 /// IKE SA and pairs of A.
 fn handles(world: &World) -> (u64, Vec<(String, u64)>) {
@@ -150,4 +150,38 @@ fn ten_thousand_selectors_are_one_policy_to_the_backend() {
     let state = world.sides[A].backend.state();
     assert_eq!(state.policies.policies.len(), 1);
     assert_eq!(state.policies.policies[0].remote.len(), 10_000);
+}
+
+/// What the process before it has left in the system must go, even if nothing follows it.
+#[test]
+fn an_empty_configuration_is_told_to_the_backend() {
+    let mut world = World::empty();
+    assert!(matches!(world.apply(A, Vec::new()), Outcome::Done(_)));
+    assert_eq!(world.sides[A].backend.state().policies_set, 1);
+    assert!(matches!(world.apply(A, Vec::new()), Outcome::Done(_)));
+    assert_eq!(world.sides[A].backend.state().policies_set, 1);
+}
+
+/// A peer whose address was not known is no other policy: the journal stays as it is.
+#[test]
+fn the_journal_holds_policies_only_when_they_changed() {
+    let mut world = World::empty();
+    let any = ConnectionSpec {
+        remote: vec![RemoteAddress::Any],
+        mode: TunnelMode::Passive,
+        ..spec(B, 1)
+    };
+    world.apply(B, vec![any]);
+    world.apply(A, vec![spec(A, 1)]);
+    for _ in 0..3 {
+        world.run(60);
+        world.expect_up();
+        world.command(A, Command::Down(target("peer")));
+        world.run(60);
+        world.command(A, Command::Up(target("peer")));
+    }
+    assert!(world.sides[B].backend.state().policies_set > 3, "the backend knows the peer");
+    let journal = world.sides[B].gateway.databases().changes(0).unwrap();
+    let set = journal.filter(|change| matches!(change, Change::PoliciesSet(_))).count();
+    assert_eq!(set, 1);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use conformance::failure::ensure;
 use conformance::lab::{Lab, Turn};
 use conformance::packet::Kind;
+use conformance::postern::Options;
 use conformance::scenario::{Pair, Starter, UP, ensure_protected, peer_tunnel, tunnel, usual};
 use conformance::spec::{Child, End, Start, Tunnel};
 use conformance::topology::{Family, Side, Wire};
@@ -257,6 +258,40 @@ fn bypass_selectors_stay_clear() -> Outcome {
             ensure(seen == 500, || format!("{seen} of 500 in clear: {}", captured.title))?;
         }
         ensure_protected(lab, 600)
+    })
+}
+
+/// A process that finds tunnels no more opens what the last one left blocked; one that finds others
+/// blocks those.
+#[test]
+fn a_restart_takes_over_with_another_configuration() -> Outcome {
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
+        let mut ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        let us = lab.postern(Side::Left, std::slice::from_ref(&ours), &Options::default())?;
+        let clear = Canary::new(0x8000);
+        let arrives = |wanted: bool| {
+            let there = to_other(lab, [10, 2, 0, 10], &clear, 7003)?.there;
+            let lost = if wanted { 0 } else { there.sent };
+            ensure(there.sent >= 500 && there.lost == lost, || format!("{there}"))
+        };
+        us.kill();
+        arrives(false)?;
+        for child in &mut ours.children {
+            child.remote = vec!["10.9.0.0/16".to_owned()];
+        }
+        us.write_config(std::slice::from_ref(&ours), &Options::default())?;
+        us.spawn()?;
+        arrives(true)?;
+        for child in &mut ours.children {
+            child.remote = vec!["10.2.0.0/16".to_owned()];
+        }
+        us.write_config(&[ours], &Options::default())?;
+        us.reload()?;
+        us.kill();
+        arrives(false)?;
+        us.write_config(&[], &Options::default())?;
+        us.spawn()?;
+        arrives(true)
     })
 }
 

@@ -78,6 +78,12 @@ impl Gateway {
             tunnel.phase = Phase::Idle;
             return;
         }
+        if !tunnel.wants_children() {
+            tunnel.phase = Phase::Idle;
+            tunnel.last_error = None;
+            self.fail_waiters_with(id, None, "held", "all its children are held down");
+            return;
+        }
         let Some(attempt) = Attempt::over(&tunnel.spec.remote) else {
             tunnel.phase = Phase::Idle;
             if tunnel.will == Will::Up {
@@ -89,6 +95,19 @@ impl Gateway {
         };
         tunnel.phase = Phase::Trying(attempt);
         self.next_address(now, id);
+    }
+
+    /// The children of a tunnel are others now: an attempt that is under way would still bring
+    /// those of before, so it is given up for a new one.
+    pub(crate) fn call_anew(&mut self, now: Instant, id: TunnelId) {
+        match self.tunnels.get(&id).map(|tunnel| &tunnel.phase) {
+            Some(Phase::Trying(_)) => {
+                self.tell_ike(now, Command::Terminate { tunnel: id });
+                self.start(now, id);
+            }
+            Some(Phase::Idle) => self.start(now, id),
+            Some(Phase::Waiting(_) | Phase::Up | Phase::Deleting(_)) | None => {}
+        }
     }
 
     /// Goes on with the next address of the round, or ends it.

@@ -70,6 +70,7 @@ impl Gateway {
             Event::IkeDown { tunnel, ike, reason } => self.ike_down(now, tunnel, ike, &reason),
             Event::ChildInstalled { tunnel, child, pair, local, remote, .. } => {
                 self.note_narrowing(now, tunnel, child, (&local, &remote));
+                self.end_unwanted(now, tunnel, child);
                 self.child_up(tunnel, child, None, pair);
                 self.resolve(tunnel);
             }
@@ -86,6 +87,10 @@ impl Gateway {
                 if missing && reason.code != FailureCode::DeletedByOperator {
                     self.remember(now, tunnel, &reason);
                 }
+                let up = |known: &Tunnel| known.child(child).is_some_and(|it| !it.up.is_empty());
+                if !self.tunnels.get(&tunnel).is_some_and(up) {
+                    self.fail_rekeys(tunnel, Some(child), &reason);
+                }
             }
             // No news about a tunnel that is up, nor about what is asked of its peer.
             Event::Failed { tunnel: Some(tunnel), failure, stranger: true, .. } => {
@@ -100,7 +105,7 @@ impl Gateway {
                 match child {
                     Some(child) => self.child_failed(now, tunnel, child, &failure),
                     None => {
-                        self.fail_rekeys(tunnel, &failure);
+                        self.fail_rekeys(tunnel, None, &failure);
                         self.attempt_failed(now, tunnel);
                     }
                 }
@@ -244,7 +249,7 @@ impl Gateway {
         let again = match &tunnel.phase {
             Phase::Deleting(deletion) => deletion.again,
             Phase::Trying(_) => {
-                self.fail_rekeys(id, reason);
+                self.fail_rekeys(id, None, reason);
                 return;
             }
             _ => {
@@ -267,7 +272,15 @@ impl Gateway {
         if !ours {
             self.remember(now, id, reason);
         }
-        self.fail_rekeys(id, reason);
+        self.fail_rekeys(id, None, reason);
+    }
+
+    /// A child that was held down or removed while its SA was on the way goes again.
+    fn end_unwanted(&mut self, now: Instant, id: TunnelId, child: ChildId) {
+        let Some(tunnel) = self.tunnels.get(&id) else { return };
+        if tunnel.child(child).is_none_or(|child| child.held) {
+            self.tell_ike(now, Command::TerminateChild { child });
+        }
     }
 
     /// A pair of a child is up; it may replace another one.
@@ -364,7 +377,7 @@ impl Gateway {
     }
 
     /// A tunnel that is whole has no open failure.
-    fn resolve(&mut self, id: TunnelId) {
+    pub(crate) fn resolve(&mut self, id: TunnelId) {
         if let Some(tunnel) = self.tunnels.get_mut(&id).filter(|tunnel| tunnel.is_whole()) {
             tunnel.last_error = None;
         }

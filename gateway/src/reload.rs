@@ -344,13 +344,18 @@ impl Gateway {
             for child in children.terminate {
                 self.tell_ike(now, Command::TerminateChild { child });
             }
+            for child in children.removed {
+                self.fail_waiters_of(id, child, "unknown-child", "the child was removed");
+            }
             if !held {
                 self.configure(now, id);
+                self.call_anew(now, id);
             }
         }
         if !same_mode && !held {
             self.mode_changed(now, id);
         }
+        self.resolve(id);
         true
     }
 
@@ -362,6 +367,11 @@ impl Gateway {
             (Phase::Trying(_), false) => {
                 tunnel.phase = Phase::Idle;
                 self.tell_ike(now, Command::Terminate { tunnel: id });
+            }
+            (Phase::Up, true) => {
+                for child in &mut tunnel.children {
+                    child.retry = child.retry.or_else(|| child.is_missing().then_some(now));
+                }
             }
             _ => {}
         }
@@ -392,6 +402,7 @@ fn fresh(next: &mut u32) -> u32 {
 struct ChildChanges {
     /// Children whose pairs must go: removed ones and changed ones.
     terminate: Vec<ChildId>,
+    removed: Vec<ChildId>,
     added: bool,
 }
 
@@ -410,7 +421,7 @@ fn replace_children(
 ) -> ChildChanges {
     let mut old: BTreeMap<ChildId, Child> =
         std::mem::take(&mut tunnel.children).into_iter().map(|child| (child.id, child)).collect();
-    let mut changes = ChildChanges { terminate: Vec::new(), added: false };
+    let mut changes = ChildChanges { terminate: Vec::new(), removed: Vec::new(), added: false };
     for (id, spec) in ids.iter().zip(specs) {
         let child = match old.remove(id) {
             Some(mut child) => {
@@ -433,6 +444,7 @@ fn replace_children(
         };
         tunnel.children.push(child);
     }
+    changes.removed.extend(old.keys());
     changes.terminate.extend(old.keys());
     changes
 }

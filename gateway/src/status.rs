@@ -71,7 +71,8 @@ fn tunnel_status(
             TunnelMode::Passive => "passive",
         },
         state: state(tunnel),
-        held: tunnel.will == Will::Held,
+        held: tunnel.will == Will::Held
+            || (matches!(tunnel.phase, Phase::Idle) && !tunnel.wants_children()),
         local,
         local_id,
         remote: path.map(|path| path.remote).or(known_remote).unwrap_or(unknown),

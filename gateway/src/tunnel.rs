@@ -206,6 +206,12 @@ impl Tunnel {
         self.phase = Phase::Deleting(Deletion { again, until, doomed });
     }
 
+    /// Whether there is something to bring up: a tunnel without children that may be up is not
+    /// called.
+    pub(crate) fn wants_children(&self) -> bool {
+        self.children.iter().any(|child| !child.held)
+    }
+
     /// Whether an IKE SA and all children that should be up are.
     pub(crate) fn is_whole(&self) -> bool {
         !self.ike_sas.is_empty() && !self.children.iter().any(Child::is_missing)

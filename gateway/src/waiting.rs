@@ -35,6 +35,16 @@ pub(crate) enum IkeStage {
     Running,
 }
 
+/// What became of a wait.
+enum Progress {
+    /// It goes on.
+    None,
+    /// It goes on, and something was asked of another part.
+    Acted,
+    /// This is the outcome.
+    Over(Outcome),
+}
+
 impl Waiter {
     pub(crate) const fn deadline(&self) -> Option<Instant> {
         match self {
@@ -153,7 +163,9 @@ impl Gateway {
                 self.tell_ike(now, IkeCommand::TerminateChild { child });
                 if self.tunnels.get(&tunnel).is_some_and(|known| known.will != Will::Held) {
                     self.configure(now, tunnel);
+                    self.call_anew(now, tunnel);
                 }
+                self.resolve(tunnel);
             }
             Some(None) => {}
         }
@@ -224,13 +236,17 @@ impl Gateway {
     pub(crate) fn settle(&mut self, now: Instant) -> bool {
         let mut busy = self.drive_policies(now);
         let mut waiters = std::mem::take(&mut self.waiters);
-        waiters.retain_mut(|(id, waiter)| match self.is_over(now, waiter) {
-            Some(outcome) => {
+        waiters.retain_mut(|(id, waiter)| match self.advance(now, waiter) {
+            Progress::Over(outcome) => {
                 self.outcome(*id, outcome);
                 busy = true;
                 false
             }
-            None => true,
+            Progress::Acted => {
+                busy = true;
+                true
+            }
+            Progress::None => true,
         });
         waiters.append(&mut self.waiters);
         self.waiters = waiters;
@@ -240,39 +256,39 @@ impl Gateway {
         busy
     }
 
-    /// The outcome of a command whose wait is over.
-    fn is_over(&mut self, now: Instant, waiter: &mut Waiter) -> Option<Outcome> {
-        let done = |text: String| Some(Outcome::Done(text));
+    /// Does what is due for a command.
+    fn advance(&mut self, now: Instant, waiter: &mut Waiter) -> Progress {
+        let done = |text: String| Progress::Over(Outcome::Done(text));
         match waiter {
             Waiter::Up { tunnel, child, .. } => {
-                let known = self.tunnels.get(tunnel)?;
+                let Some(known) = self.tunnels.get(tunnel) else { return Progress::None };
                 let up = match child {
                     None => known.is_whole(),
                     Some(child) => known.child(*child).is_some_and(|c| !c.up.is_empty()),
                 };
-                if up { done(format!("{} is up", name(known, *child))) } else { None }
+                if up { done(format!("{} is up", name(known, *child))) } else { Progress::None }
             }
             Waiter::Down { tunnel, child } => {
-                let known = self.tunnels.get(tunnel)?;
+                let Some(known) = self.tunnels.get(tunnel) else { return Progress::None };
                 let gone = (child.is_some() || known.ike_sas.is_empty())
                     && !self.installer.holds(*tunnel, *child);
-                if gone { done(format!("{} is down", name(known, *child))) } else { None }
+                if gone { done(format!("{} is down", name(known, *child))) } else { Progress::None }
             }
             Waiter::Rekey { tunnel, children, ike } => {
                 if !children.is_empty() {
-                    return None;
+                    return Progress::None;
                 }
                 match ike {
-                    IkeStage::NotWanted => {
-                        let known = self.tunnels.get(tunnel)?;
-                        done(format!("{} is rekeyed", known.spec.name))
-                    }
+                    IkeStage::NotWanted => match self.tunnels.get(tunnel) {
+                        Some(known) => done(format!("{} is rekeyed", known.spec.name)),
+                        None => Progress::None,
+                    },
                     IkeStage::Later => {
                         *ike = IkeStage::Running;
                         self.tell_ike(now, IkeCommand::RekeyIke { tunnel: *tunnel });
-                        None
+                        Progress::Acted
                     }
-                    IkeStage::Running => None,
+                    IkeStage::Running => Progress::None,
                 }
             }
             Waiter::Shutdown { until, flushing } => {
@@ -280,7 +296,7 @@ impl Gateway {
                     return if *until <= now {
                         done("stopped; the backend did not confirm that every SA is gone".into())
                     } else {
-                        None
+                        Progress::None
                     };
                 }
                 let quiet = self.installer.is_empty()
@@ -289,8 +305,9 @@ impl Gateway {
                     *flushing = true;
                     *until = now + self.config.shutdown_patience;
                     self.installer.flush();
+                    return Progress::Acted;
                 }
-                None
+                Progress::None
             }
         }
     }
@@ -326,9 +343,14 @@ impl Gateway {
         }
     }
 
-    /// The rekeys of a tunnel come to nothing.
-    pub(crate) fn fail_rekeys(&mut self, id: TunnelId, failure: &Failure) {
-        let hit = |waiter: &Waiter| matches!(waiter, Waiter::Rekey { tunnel, .. } if *tunnel == id);
+    /// The rekeys of a tunnel, or those of this child, come to nothing.
+    pub(crate) fn fail_rekeys(&mut self, id: TunnelId, child: Option<ChildId>, failure: &Failure) {
+        let hit = |waiter: &Waiter| match waiter {
+            Waiter::Rekey { tunnel, children, .. } => {
+                *tunnel == id && child.is_none_or(|child| children.contains(&child))
+            }
+            _ => false,
+        };
         self.fail_where(hit, failure.code.as_str(), &failure.message);
     }
 
@@ -358,6 +380,22 @@ impl Gateway {
             Waiter::Rekey { tunnel, children, .. } => {
                 *tunnel == id && child.is_none_or(|child| children.contains(&child))
             }
+            Waiter::Down { .. } | Waiter::Shutdown { .. } => false,
+        };
+        self.fail_where(hit, code, message);
+    }
+
+    /// Whoever waits for this very child to come up or to be rekeyed waits in vain.
+    pub(crate) fn fail_waiters_of(
+        &mut self,
+        id: TunnelId,
+        gone: ChildId,
+        code: &str,
+        message: &str,
+    ) {
+        let hit = |waiter: &Waiter| match waiter {
+            Waiter::Up { tunnel, child, .. } => *tunnel == id && *child == Some(gone),
+            Waiter::Rekey { tunnel, children, .. } => *tunnel == id && children.contains(&gone),
             Waiter::Down { .. } | Waiter::Shutdown { .. } => false,
         };
         self.fail_where(hit, code, message);

@@ -208,6 +208,15 @@ impl World {
         for side in [A, B] {
             self.input(side, Input::Wake);
         }
+        self.pass_until(end);
+    }
+
+    /// Lets `seconds` pass in which nobody is woken without having asked for it.
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        self.pass_until(self.now + Duration::from_secs(seconds));
+    }
+
+    fn pass_until(&mut self, end: Instant) {
         loop {
             let arrival = self.wire.front().map(|(at, ..)| *at);
             let due = [A, B].map(|side| self.sides[side].gateway.poll_timeout());

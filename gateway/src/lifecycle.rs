@@ -16,7 +16,7 @@ use crate::{
     read_model::LastError,
     spec::TunnelMode,
     translate,
-    tunnel::{Child, Peer, Phase, Tunnel, Will},
+    tunnel::{Child, Lives, Peer, Phase, Tunnel, Will},
 };
 
 /// A tunnel whose last IKE SA went is called again after at most this long.
@@ -71,11 +71,11 @@ impl Gateway {
             Event::ChildInstalled { tunnel, child, pair, local, remote, .. } => {
                 self.note_narrowing(now, tunnel, child, (&local, &remote));
                 self.end_unwanted(now, tunnel, child);
-                self.child_up(tunnel, child, None, pair);
+                self.child_up(now, tunnel, child, None, pair);
                 self.resolve(tunnel);
             }
             Event::ChildRekeyed { tunnel, child, old, new } => {
-                self.child_up(tunnel, child, Some(old), new);
+                self.child_up(now, tunnel, child, Some(old), new);
                 self.rekeyed_child(tunnel, child);
                 self.resolve(tunnel);
             }
@@ -211,6 +211,7 @@ impl Gateway {
             return;
         }
         tunnel.failures = 0;
+        tunnel.lives.begin(now);
         if !matches!(tunnel.phase, Phase::Deleting(_)) {
             tunnel.phase = Phase::Up;
         }
@@ -245,7 +246,9 @@ impl Gateway {
         );
         for child in &mut tunnel.children {
             child.retry = None;
+            child.lives = Lives::default();
         }
+        tunnel.failures = tunnel.lives.end(now, self.config.backoff_longest);
         let again = match &tunnel.phase {
             Phase::Deleting(deletion) => deletion.again,
             Phase::Trying(_) => {
@@ -264,8 +267,11 @@ impl Gateway {
             return;
         }
         if tunnel.should_be_up() && !self.stopping {
-            let until = now + backoff::share(CALL_AGAIN, &mut self.jitter);
-            tunnel.phase = Phase::Waiting(until);
+            let pause = match tunnel.failures {
+                0 => backoff::share(CALL_AGAIN, &mut self.jitter),
+                failures => backoff::pause(&self.config, failures, &mut self.jitter),
+            };
+            tunnel.phase = Phase::Waiting(now + pause);
         } else {
             tunnel.phase = Phase::Idle;
         }
@@ -284,7 +290,14 @@ impl Gateway {
     }
 
     /// A pair of a child is up; it may replace another one.
-    fn child_up(&mut self, id: TunnelId, child: ChildId, old: Option<PairId>, new: PairId) {
+    fn child_up(
+        &mut self,
+        now: Instant,
+        id: TunnelId,
+        child: ChildId,
+        old: Option<PairId>,
+        new: PairId,
+    ) {
         let Some(child) = self.tunnels.get_mut(&id).and_then(|t| t.child_mut(child)) else {
             return;
         };
@@ -292,6 +305,7 @@ impl Gateway {
             child.up.remove(&old);
         }
         child.up.insert(new);
+        child.lives.begin(now);
         child.retry = None;
         child.failures = 0;
     }
@@ -307,7 +321,12 @@ impl Gateway {
         if std::mem::take(&mut child.changed) {
             child.retry = Some(now);
         } else if wanted {
-            child.retry = Some(now + CHILD_AGAIN + backoff::share(CHILD_AGAIN, &mut self.jitter));
+            child.failures = child.lives.end(now, self.config.backoff_longest);
+            let pause = match child.failures {
+                0 => CHILD_AGAIN + backoff::share(CHILD_AGAIN, &mut self.jitter),
+                failures => backoff::pause(&self.config, failures, &mut self.jitter),
+            };
+            child.retry = Some(now + pause);
         }
         self.touched.insert(id);
     }

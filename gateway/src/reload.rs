@@ -25,7 +25,7 @@ use crate::{
     policies::{self, ChildPlace},
     spec::{ChildSpec, ConnectionSpec, Origin, RemoteAddress},
     translate,
-    tunnel::{Child, Phase, Tunnel, Will},
+    tunnel::{Child, Lives, Phase, Tunnel, Will},
 };
 
 /// The backend learns at most this often that peers have other addresses than before. It only warns
@@ -270,6 +270,7 @@ impl Gateway {
             will: Will::Mode,
             phase: Phase::Idle,
             failures: 0,
+            lives: Lives::default(),
             ike_sas: BTreeMap::new(),
             resolved: Vec::new(),
             last_path: None,
@@ -326,6 +327,7 @@ impl Gateway {
         }
         if !same_ike {
             tunnel.failures = 0;
+            tunnel.lives = Lives::default();
             let again = tunnel.should_be_up();
             let busy = !tunnel.ike_sas.is_empty();
             if busy {
@@ -428,6 +430,7 @@ fn replace_children(
                 if !same_pair(&child.spec, &spec) {
                     changes.terminate.push(child.id);
                     child.failures = 0;
+                    child.lives = Lives::default();
                     // A pair that is up goes first; its end asks for the new one.
                     child.changed = !child.up.is_empty();
                     child.retry = (!child.changed).then_some(now);

@@ -12,6 +12,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use ike::{config::Endpoints, view::IkeSaId};
@@ -38,6 +39,8 @@ pub(crate) struct Tunnel {
     pub(crate) phase: Phase,
     /// Rounds over all addresses that failed, in a row.
     pub(crate) failures: u32,
+    /// How long it stays up.
+    pub(crate) lives: Lives,
     /// IKE SAs that are up.
     pub(crate) ike_sas: BTreeMap<IkeSaId, Peer>,
     /// What the host names among the remote addresses last stood for.
@@ -45,6 +48,29 @@ pub(crate) struct Tunnel {
     /// Both ends of the newest attempt.
     pub(crate) last_path: Option<Endpoints>,
     pub(crate) last_error: Option<LastError>,
+}
+
+/// Whether something that comes up stays: a peer may accept and delete again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lives {
+    began: Option<Instant>,
+    /// Short ones, in a row.
+    short: u32,
+}
+
+impl Lives {
+    /// It is up, unless it was before.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.began.get_or_insert(now);
+    }
+
+    /// It is gone. How many failures that counts as: none after a life of at least `long`, nor after
+    /// the first short one.
+    pub(crate) fn end(&mut self, now: Instant, long: Duration) -> u32 {
+        let short = self.began.take().is_some_and(|began| now.since(began) < long);
+        self.short = if short { self.short.saturating_add(1) } else { 0 };
+        self.short.saturating_sub(1)
+    }
 }
 
 /// What an operator did to a tunnel.
@@ -152,6 +178,8 @@ pub(crate) struct Child {
     pub(crate) retry: Option<Instant>,
     /// Set-ups that failed, in a row.
     pub(crate) failures: u32,
+    /// How long it stays up.
+    pub(crate) lives: Lives,
     /// Deleted because it changed: asked for again at once.
     pub(crate) changed: bool,
     /// Of pairs that are gone.
@@ -167,6 +195,7 @@ impl Child {
             up: BTreeSet::new(),
             retry: None,
             failures: 0,
+            lives: Lives::default(),
             changed: false,
             retired: Totals::default(),
         }
@@ -238,5 +267,27 @@ impl Tunnel {
         };
         let children = self.children.iter().filter_map(|child| child.retry);
         phase.into_iter().chain(children).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_lives_in_a_row_count_as_failures() {
+        let long = Duration::from_secs(60);
+        let mut now = Instant::ZERO;
+        let mut lives = Lives::default();
+        let mut live = |seconds: u64| {
+            lives.begin(now);
+            // Up already.
+            lives.begin(now + Duration::from_secs(seconds / 2));
+            now = now + Duration::from_secs(seconds);
+            lives.end(now, long)
+        };
+        assert_eq!([1, 1, 59, 60, 1, 1].map(&mut live), [0, 1, 2, 0, 0, 1]);
+        // What was not up did not live shortly.
+        assert_eq!(lives.end(now, long), 0);
     }
 }

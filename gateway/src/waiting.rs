@@ -10,7 +10,7 @@ use crate::{
     gateway::Gateway,
     output::Output,
     spec::TunnelMode,
-    tunnel::{Phase, Tunnel, Will},
+    tunnel::{Lives, Phase, Tunnel, Will},
 };
 
 /// What a command waits for.
@@ -120,11 +120,13 @@ impl Gateway {
         let was_held = known.will == Will::Held;
         known.will = if passive { Will::Up } else { Will::Mode };
         known.failures = 0;
+        known.lives = Lives::default();
         let mut lifted = was_held;
         for member in &mut known.children {
             if child.is_none_or(|child| child == member.id) {
                 lifted |= std::mem::take(&mut member.held);
                 member.failures = 0;
+                member.lives = Lives::default();
                 member.retry = member.is_missing().then_some(now);
             }
         }

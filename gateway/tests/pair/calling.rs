@@ -1,4 +1,6 @@
-//! What changes while a tunnel is being called.
+//! What happens while a tunnel is being called, and how often it is.
+
+use std::time::Duration;
 
 use gateway::{
     command::{Command, Outcome},
@@ -163,4 +165,35 @@ fn a_rekey_of_an_ike_sa_alone_begins_at_once() {
     let rekey = world.start(A, Command::Rekey(target("peer")));
     world.pass(5);
     assert!(matches!(world.outcome(A, rekey), Some(Outcome::Done(_))));
+}
+
+/// A peer that accepts and deletes is called less and less often, like one that refuses.
+#[test]
+fn a_peer_that_accepts_and_deletes_is_not_called_in_a_storm() {
+    let mut world = World::up(2);
+    let ups = |world: &World| {
+        world.events(A).iter().filter(|(kind, _)| *kind == "ike-established").count()
+    };
+    let delete = |world: &mut World| {
+        world.apply(B, Vec::new());
+        world.apply(B, vec![passive(2)]);
+    };
+    let (before, end) = (ups(&world), world.now + Duration::from_secs(600));
+    let mut seen = 0;
+    while world.now < end {
+        if ups(&world) > seen {
+            seen = ups(&world);
+            delete(&mut world);
+        }
+        world.step();
+    }
+    let calls = ups(&world) - before;
+    assert!((5..=20).contains(&calls), "{calls} times in ten minutes");
+    // One that stayed for a while is called again at once.
+    world.run(200);
+    world.expect_up();
+    let before = ups(&world);
+    delete(&mut world);
+    world.run(2);
+    assert_eq!(ups(&world), before + 1);
 }

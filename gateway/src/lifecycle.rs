@@ -16,7 +16,7 @@ use crate::{
     read_model::LastError,
     spec::TunnelMode,
     translate,
-    tunnel::{Child, Lives, Peer, Phase, Tunnel, Will},
+    tunnel::{Cause, Child, Lives, Peer, Phase, Tunnel, Will},
 };
 
 /// A tunnel whose last IKE SA went is called again after at most this long.
@@ -84,7 +84,11 @@ impl Gateway {
                 let missing = self.tunnels.get(&tunnel).is_some_and(|tunnel| {
                     tunnel.will != Will::Held && tunnel.child(child).is_some_and(Child::is_missing)
                 });
-                if missing && reason.code != FailureCode::DeletedByOperator {
+                let ours = matches!(
+                    reason.code,
+                    FailureCode::DeletedByOperator | FailureCode::Reconfigured
+                );
+                if missing && !ours {
                     self.remember(now, tunnel, &reason);
                 }
                 let up = |known: &Tunnel| known.child(child).is_some_and(|it| !it.up.is_empty());
@@ -163,13 +167,39 @@ impl Gateway {
         }
     }
 
-    /// An IKE SA that was given up because the peer did not confirm its delete was deleted by
-    /// whoever wanted that.
+    /// IKE does not know why it was told to delete something, and an IKE SA that was given up
+    /// because the peer did not confirm its delete was deleted by whoever wanted that.
     fn name_reason(&self, event: &mut Event) {
-        if let Event::IkeDown { tunnel, reason, .. } = event
-            && let Some(Phase::Deleting(_)) = self.tunnels.get(tunnel).map(|t| &t.phase)
-        {
-            reason.code = FailureCode::DeletedByOperator;
+        let cause = |tunnel: TunnelId| match self.tunnels.get(&tunnel).map(|known| &known.phase) {
+            Some(Phase::Deleting(deletion)) => Some(deletion.cause),
+            _ => None,
+        };
+        let changed = |tunnel: TunnelId, child: ChildId| {
+            let known = self.tunnels.get(&tunnel);
+            known.is_some_and(|known| known.child(child).is_none_or(|child| child.changed))
+        };
+        let reconfigured = |what: &str| {
+            Failure::new(
+                FailureCode::Reconfigured,
+                format!("the configuration of the {what} changed"),
+            )
+        };
+        match event {
+            Event::IkeDown { tunnel, reason, .. } => match cause(*tunnel) {
+                Some(Cause::Operator) => reason.code = FailureCode::DeletedByOperator,
+                Some(Cause::Configuration) => *reason = reconfigured("tunnel"),
+                None => {}
+            },
+            Event::ChildDown { tunnel, child, reason, .. }
+                if reason.code == FailureCode::DeletedByOperator =>
+            {
+                if cause(*tunnel) == Some(Cause::Configuration) {
+                    *reason = reconfigured("tunnel");
+                } else if changed(*tunnel, *child) {
+                    *reason = reconfigured("child");
+                }
+            }
+            _ => {}
         }
     }
 
@@ -206,7 +236,7 @@ impl Gateway {
         tunnel.ike_sas.insert(ike, peer);
         if tunnel.will == Will::Held {
             // It was on its way when the tunnel was taken down.
-            tunnel.begin_deletion(false, now + self.config.delete_patience);
+            tunnel.begin_deletion(Cause::Operator, false, now + self.config.delete_patience);
             self.tell_ike(now, Command::Terminate { tunnel: id });
             return;
         }

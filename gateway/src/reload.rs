@@ -25,7 +25,7 @@ use crate::{
     policies::{self, ChildPlace},
     spec::{ChildSpec, ConnectionSpec, Origin, RemoteAddress},
     translate,
-    tunnel::{Child, Lives, Phase, Tunnel, Will},
+    tunnel::{Cause, Child, Lives, Phase, Tunnel, Will},
 };
 
 /// The backend learns at most this often that peers have other addresses than before. It only warns
@@ -293,7 +293,7 @@ impl Gateway {
     fn remove(&mut self, now: Instant, id: TunnelId) {
         let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
         tunnel.will = Will::Removed;
-        tunnel.begin_deletion(false, now + self.config.delete_patience);
+        tunnel.begin_deletion(Cause::Configuration, false, now + self.config.delete_patience);
         self.touched.insert(id);
         self.fail_waiters_with(id, None, "unknown-tunnel", "the tunnel was removed");
         self.store.apply(Change::PeerRemoved(id));
@@ -331,7 +331,11 @@ impl Gateway {
             let again = tunnel.should_be_up();
             let busy = !tunnel.ike_sas.is_empty();
             if busy {
-                tunnel.begin_deletion(again, now + self.config.delete_patience);
+                tunnel.begin_deletion(
+                    Cause::Configuration,
+                    again,
+                    now + self.config.delete_patience,
+                );
             }
             if !held {
                 self.configure(now, id);

@@ -108,9 +108,20 @@ pub(crate) enum Phase {
     Deleting(Deletion),
 }
 
+/// Who wants SAs to be deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    /// A command.
+    Operator,
+    /// The configuration is another one.
+    Configuration,
+}
+
 /// IKE SAs that are being deleted.
 #[derive(Debug)]
 pub(crate) struct Deletion {
+    /// Who wanted it.
+    pub(crate) cause: Cause,
     /// Whether the tunnel is called again when they are gone.
     pub(crate) again: bool,
     /// When we go on without the peer's consent.
@@ -230,9 +241,9 @@ impl Tunnel {
     }
 
     /// Starts to take it down: all its IKE SAs must go.
-    pub(crate) fn begin_deletion(&mut self, again: bool, until: Instant) {
+    pub(crate) fn begin_deletion(&mut self, cause: Cause, again: bool, until: Instant) {
         let doomed = self.ike_sas.keys().copied().collect();
-        self.phase = Phase::Deleting(Deletion { again, until, doomed });
+        self.phase = Phase::Deleting(Deletion { cause, again, until, doomed });
     }
 
     /// Whether there is something to bring up: a tunnel without children that may be up is not

@@ -10,7 +10,7 @@ use crate::{
     gateway::Gateway,
     output::Output,
     spec::TunnelMode,
-    tunnel::{Lives, Phase, Tunnel, Will},
+    tunnel::{Cause, Lives, Phase, Tunnel, Will},
 };
 
 /// What a command waits for.
@@ -87,11 +87,7 @@ impl Gateway {
     fn find(&self, target: &Target) -> Result<(TunnelId, Option<ChildId>), Outcome> {
         let failed = |code: &str, what: &str, name: &str, known: Vec<&str>| Outcome::Failed {
             code: code.to_owned(),
-            message: if known.is_empty() {
-                format!("there is no {what} `{name}`: none is configured")
-            } else {
-                format!("there is no {what} `{name}`; there are: {}", known.join(", "))
-            },
+            message: unknown(what, name, known),
         };
         let here = || self.tunnels.values().filter(|tunnel| tunnel.will != Will::Removed);
         let found = here()
@@ -154,7 +150,7 @@ impl Gateway {
                 known.last_error = None;
                 known.phase = Phase::Idle;
                 if !known.ike_sas.is_empty() {
-                    known.begin_deletion(false, now + self.config.delete_patience);
+                    known.begin_deletion(Cause::Operator, false, now + self.config.delete_patience);
                 }
                 self.tell_ike(now, IkeCommand::Forget(tunnel));
             }
@@ -198,7 +194,7 @@ impl Gateway {
         let all: Vec<TunnelId> = self.tunnels.keys().copied().collect();
         for tunnel in all {
             if let Some(known) = self.tunnels.get_mut(&tunnel) {
-                known.begin_deletion(false, Instant::NEVER);
+                known.begin_deletion(Cause::Operator, false, Instant::NEVER);
             }
             self.touched.insert(tunnel);
             self.tell_ike(now, IkeCommand::Forget(tunnel));
@@ -441,5 +437,41 @@ fn name(tunnel: &Tunnel, child: Option<ChildId>) -> String {
     match child.and_then(|child| tunnel.child(child)) {
         Some(child) => format!("{}/{}", tunnel.spec.name, child.spec.name),
         None => tunnel.spec.name.clone(),
+    }
+}
+
+/// That there is no such name, and which there are: of many, those that begin most like it.
+fn unknown(what: &str, name: &str, mut known: Vec<&str>) -> String {
+    const SHOWN: usize = 8;
+    let more = known.len().saturating_sub(SHOWN);
+    if more > 0 {
+        let alike =
+            |other: &str| name.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+        known.sort_by_key(|other| std::cmp::Reverse(alike(other)));
+        known.truncate(SHOWN);
+    }
+    match (known.join(", "), more) {
+        (list, _) if list.is_empty() => format!("there is no {what} `{name}`: none is configured"),
+        (list, 0) => format!("there is no {what} `{name}`; there are: {list}"),
+        (list, more) => format!("there is no {what} `{name}`; there are: {list} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_the_likely_ones_are_shown() {
+        let names: Vec<String> = (0..10_000).map(|number| format!("site-{number:04}")).collect();
+        let known = names.iter().map(String::as_str).collect();
+        assert_eq!(
+            unknown("tunnel", "site-4711x", known),
+            "there is no tunnel `site-4711x`; there are: site-4711, site-4710, site-4712, \
+             site-4713, site-4714, site-4715, site-4716, site-4717 and 9992 more"
+        );
+        let few = vec!["b", "a"];
+        assert_eq!(unknown("child", "c", few), "there is no child `c`; there are: b, a");
+        assert_eq!(unknown("child", "c", Vec::new()), "there is no child `c`: none is configured");
     }
 }

@@ -185,3 +185,38 @@ fn the_journal_holds_policies_only_when_they_changed() {
     let set = journal.filter(|change| matches!(change, Change::PoliciesSet(_))).count();
     assert_eq!(set, 1);
 }
+
+/// What goes because of a reload does not look as if an operator had taken it down.
+#[test]
+fn what_a_reload_ends_says_so() {
+    let reconfigured = |kind| (kind, Some("reconfigured".to_owned()));
+    let by_hand = |world: &World| {
+        let events = world.events(A).into_iter();
+        events.filter(|(_, code)| code.as_deref() == Some("deleted-by-operator")).count()
+    };
+    let downs = |world: &World, kind| {
+        world.events(A).into_iter().filter(|event| *event == reconfigured(kind)).count()
+    };
+    // One child changes, one goes.
+    let mut world = World::up(3);
+    let mut changed = spec(A, 2);
+    changed.children[0].rekey.time = Some(Duration::from_secs(1800));
+    world.apply(A, vec![changed.clone()]);
+    world.run(30);
+    assert_eq!((downs(&world, "child-down"), by_hand(&world)), (2, 0), "{:?}", world.events(A));
+    // The tunnel changes, with a peer that answers and with one that does not; then it goes.
+    for (seconds, cut) in [(77, false), (88, true)] {
+        let before = downs(&world, "ike-down");
+        world.cut = cut;
+        changed.dpd = Some(Duration::from_secs(seconds));
+        world.apply(A, vec![changed.clone()]);
+        world.run(30);
+        assert_eq!((downs(&world, "ike-down"), by_hand(&world)), (before + 1, 0));
+        world.cut = false;
+        world.run(60);
+    }
+    let before = downs(&world, "ike-down");
+    world.apply(A, Vec::new());
+    world.run(30);
+    assert_eq!((downs(&world, "ike-down"), by_hand(&world)), (before + 1, 0));
+}

@@ -23,6 +23,7 @@ use crate::{
     event::{Event, Failure, FailureCode},
     sa::established::Established,
     shared::Shared,
+    wire,
 };
 
 /// Tells that both sides are authenticated.
@@ -52,14 +53,19 @@ fn claimed(identity: &Identity) -> String {
 }
 
 /// The peer's AUTH payload is not right.
-fn wrong_auth(remote_id: &Identity, local_id: &Identity) -> Failure {
-    Failure::new(
-        FailureCode::AuthenticationFailed,
+fn wrong_auth(method: wire::AuthMethod, remote_id: &Identity, local_id: &Identity) -> Failure {
+    let claimed = claimed(remote_id);
+    let message = if method == wire::AuthMethod::SHARED_KEY_MIC {
         format!(
-            "{} did not prove its identity to {local_id}: the shared keys of both sides differ \
-             (check for a trailing newline, 0x or 0s in front, and that the key belongs to this \
-             pair of identities)",
-            claimed(remote_id)
-        ),
-    )
+            "{claimed} did not prove its identity to {local_id}: the shared keys of both sides \
+             differ (check for a trailing newline, 0x or 0s in front, and that the key belongs to \
+             this pair of identities)"
+        )
+    } else {
+        format!(
+            "{claimed} authenticates with another method ({method}) than the pre-shared key that \
+             is configured here: let it use one, too (strongSwan: local {{ auth = psk }})"
+        )
+    };
+    Failure::new(FailureCode::AuthenticationFailed, message)
 }

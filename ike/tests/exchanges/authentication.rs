@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use ike::{
-    config::{AuthMethod, EndpointConfig},
+    config::{AuthMethod, EndpointConfig, Endpoints},
     event::{Event, FailureCode},
-    input::Command,
+    input::{Command, Input},
+    wire::{self, Payload},
 };
 use sa_store::{ChildId, Identity, IdentityPattern, SecretBytes, TunnelId};
 
-use crate::common::{A, B, World, child, connection};
+use crate::{
+    common::{A, B, Fate, World, address, child, connection},
+    interloper,
+};
 
 fn wrong_key(initiator: usize) -> World {
     let mut world = World::with(1, EndpointConfig::default(), |node, it| {
@@ -34,6 +38,41 @@ fn a_wrong_key_is_named_on_both_sides() {
             assert_eq!(world.count(node, |it| matches!(it, Event::IkeEstablished { .. })), 0);
         }
         world.assert_clean();
+    }
+}
+
+/// The commonest mistake but a wrong key: the peer is set to certificates.
+#[test]
+fn another_way_to_authenticate_is_not_called_a_wrong_key() {
+    for liar in [A, B] {
+        let mut world = World::new(13);
+        world.filter = Box::new(move |it| {
+            let hers = it.from == liar && it.label().contains("AUTH");
+            if hers { Fate::Drop } else { Fate::Deliver }
+        });
+        world.initiate(A);
+        world.run_ms(100);
+        let said = world.sent.iter().rfind(|it| it.from == liar).unwrap().payload.clone();
+        let altered = interloper::altered(&world, &said, |payloads| {
+            for payload in payloads {
+                if let Payload::Auth(auth) = payload {
+                    auth.method = wire::AuthMethod::DIGITAL_SIGNATURE;
+                }
+            }
+        });
+        let path = Endpoints { local: address(1 - liar), remote: address(liar) };
+        world.input(1 - liar, Input::Datagram { path, payload: &altered });
+        assert_eq!(world.failures(1 - liar), [FailureCode::AuthenticationFailed]);
+        let text = world.failure_text(1 - liar);
+        assert!(text.contains("another method (Digital Signature)"), "{text}");
+        assert!(!text.contains("differ"), "{text}");
+        // Who lied is told no more than who has a wrong key.
+        if liar == A {
+            let refusal = world.sent.last().unwrap().payload.len();
+            let wrong = wrong_key(A);
+            let told = wrong.sent.iter().find(|it| it.label() == "B IKE_AUTH 1 <-").unwrap();
+            assert_eq!(refusal, told.payload.len());
+        }
     }
 }
 

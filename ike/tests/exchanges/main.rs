@@ -14,6 +14,7 @@ mod duplicates;
 mod fragmentation;
 mod handshake;
 mod hostile;
+mod interloper;
 mod liveness;
 mod nat;
 mod negotiation;

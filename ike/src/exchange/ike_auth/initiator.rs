@@ -247,7 +247,7 @@ impl Authenticating {
         }
         match proof {
             Ok(proof) => Ok((proof, remote_id)),
-            Err(_) => Err(Unproven::Wrong(wrong_auth(&remote_id, &self.local_id))),
+            Err(_) => Err(Unproven::Wrong(wrong_auth(auth.method, &remote_id, &self.local_id))),
         }
     }
 

@@ -169,7 +169,7 @@ fn verify(
     match verify_psk(secret, &secrets.sk_pi, &octets, auth) {
         Ok(proof) => Ok((proof, connection, local_id, remote_id)),
         Err(_) => {
-            let failure = wrong_auth(&remote_id, &local_id);
+            let failure = wrong_auth(auth.method, &remote_id, &local_id);
             Err((Some(connection), failure))
         }
     }

@@ -158,6 +158,7 @@ impl Admission {
                 self.by_source.remove(&network);
             }
         }
+        debug_assert!(self.half_open > 0 || self.fragments == 0, "nobody holds fragments");
     }
 
     /// Counts the half-open IKE SAs anew, by source and the octets of fragments each holds.
@@ -178,6 +179,7 @@ impl Admission {
 
     /// A half-open IKE SA that held so many octets of fragments holds so many now.
     pub(crate) fn hold_fragments(&mut self, before: usize, now: usize) {
+        debug_assert!(before <= self.fragments, "more is given back than was taken");
         self.fragments = self.fragments.saturating_sub(before).saturating_add(now);
     }
 

@@ -55,7 +55,8 @@ pub fn seal(
 }
 
 /// Puts one message at a time together. An IKE SA has one for requests and one for responses,
-/// or one for whatever it waits for: a fragment of a newer message ends the older one.
+/// or one for whatever it waits for: a fragment of a newer message ends the older one, and so
+/// does a message that comes whole.
 #[derive(Debug)]
 pub struct Reassembly {
     partial: Option<Partial>,
@@ -94,7 +95,8 @@ impl Reassembly {
     /// Nothing is stored before its ICV is verified (RFC 7383 §2.6).
     ///
     /// # Errors
-    /// Not authentic, or more than the caps allow; what was stored before stays.
+    /// Not authentic, or more than the caps allow: what was stored before stays. A whole message
+    /// whose padding is wrong, which ends what was stored.
     pub fn add(
         &mut self,
         opener: &Opener,
@@ -102,7 +104,11 @@ impl Reassembly {
         protected: &Protected<'_>,
     ) -> Result<Progress, OpenError> {
         let Some(fragment) = protected.fragment else {
-            return opener.open(protected).map(Progress::Complete);
+            let opened = opener.open(protected);
+            if opened != Err(OpenError::NotAuthentic) {
+                self.clear();
+            }
+            return opened.map(Progress::Complete);
         };
         let too_many = OpenError::Malformed(WireError::Malformed(PayloadType::SKF, Fault::Count));
         if fragment.total > MAX_FRAGMENTS || fragment.number > fragment.total {

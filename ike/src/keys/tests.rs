@@ -249,6 +249,28 @@ fn fragments_of_a_newer_message_replace_the_older_one() {
     }
 }
 
+/// Whoever counts what unfinished messages hold looks once a message has come.
+#[test]
+fn a_message_that_comes_whole_ends_one_in_fragments() {
+    let (mut sealer, opener) = pair(suites()[0]);
+    let fragments = fragment::seal(&mut sealer, &header(), &[notify(3000)], 1000).unwrap();
+    let whole = sealer.seal(&header(), &[notify(30)]).unwrap();
+    let mut reassembly = Reassembly::default();
+    let add = |datagram: &[u8], reassembly: &mut Reassembly| {
+        let message = Message::parse(datagram).unwrap();
+        reassembly.add(&opener, 5, &message.protected.unwrap())
+    };
+    assert_eq!(add(&fragments[0], &mut reassembly), Ok(Progress::Incomplete));
+    let held = reassembly.held();
+    assert!(held > 0);
+    let mut forged = whole.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(add(&forged, &mut reassembly), Err(OpenError::NotAuthentic));
+    assert_eq!(reassembly.held(), held, "who has no keys ends nothing");
+    assert!(matches!(add(&whole, &mut reassembly), Ok(Progress::Complete(_))));
+    assert_eq!(reassembly.held(), 0);
+}
+
 #[test]
 fn shared_key_authentication_accepts_only_the_right_octets() {
     let suite =

@@ -1,17 +1,22 @@
 //! IKE fragmentation (RFC 7383).
 
+use std::sync::Arc;
+
 use crypto::aead::Engines;
 use ike::{
     config::{EndpointConfig, Endpoints},
     input::{Command, Input},
-    keys::{Sealer, Skeyseed},
+    keys::Sealer,
     wire::{
         ExchangeType, FragmentNumber, Header, Message, NotifyType, Payload, PayloadType,
         encode_message,
     },
 };
 
-use crate::common::{A, B, CHILD, Fate, World, address, child, node::Dice};
+use crate::{
+    common::{A, B, CHILD, Fate, TUNNEL, World, address, child, connection, node::Dice},
+    interloper,
+};
 
 /// So many selectors that IKE_AUTH takes several fragments.
 fn world(seed: u64) -> World {
@@ -65,22 +70,16 @@ fn lost_and_mixed_up_fragments_only_delay() {
     }
 }
 
-/// The keys of A for an IKE SA that is half open at B: whoever did the key exchange has them.
+/// Speaks as A on an IKE SA that is half open at B.
 fn stranger(world: &World) -> (Header, Sealer) {
-    let response = world.sent.iter().find(|it| it.from == B).unwrap();
-    let request = Message::parse(&world.sent[0].payload).unwrap();
-    let response = Message::parse(&response.payload).unwrap();
-    let nonce = |it: &Message<'_>| it.clear.nonce().unwrap().0.to_vec();
-    let (ni, nr) = (nonce(&request), nonce(&response));
-    let suite = world.nodes[B].endpoint.ike_sas()[0].suite.unwrap();
-    let Header { spi_i, spi_r, .. } = response.header;
-    let secret = world.nodes[A].secrets.last().unwrap();
-    let keys = Skeyseed::initial(suite.prf, &ni, &nr, secret)
-        .derive(suite, &ni, &nr, spi_i, spi_r)
-        .unwrap();
-    let exchange = ExchangeType::IKE_AUTH;
-    let (initiator, response, message_id) = (true, false, 1);
-    let header = Header { spi_i, spi_r, exchange, initiator, response, message_id };
+    let (keys, suite, response) = interloper::keys(world);
+    let header = Header {
+        exchange: ExchangeType::IKE_AUTH,
+        initiator: true,
+        response: false,
+        message_id: 1,
+        ..response
+    };
     let engines = Engines::portable();
     (header, Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut Dice(7)).unwrap())
 }
@@ -140,6 +139,48 @@ fn who_has_been_refused_has_no_fragments_kept() {
     let before = dropped(&world, "malformed");
     world.input(B, Input::Datagram { path, payload: &datagram });
     assert_eq!(dropped(&world, "malformed"), before + 1);
+}
+
+/// All strangers share one budget: what one of them has left unfinished is given back, however
+/// its negotiation ends.
+#[test]
+fn refused_strangers_leave_room_for_the_fragments_of_others() {
+    let mut world = world(25);
+    for round in 0..370 {
+        world.filter =
+            Box::new(|it| if it.label().contains("AUTH") { Fate::Drop } else { Fate::Deliver });
+        world.initiate(A);
+        world.run_ms(100);
+        let (header, mut sealer) = stranger(&world);
+        let first = Some(FragmentNumber { number: 1, total: 2 });
+        // As much as one may hold, until that is more than all have left.
+        let part = vec![0; if round < 350 { 24_000 } else { 4000 }];
+        let fragment = sealer.seal_inner(&header, PayloadType::NOTIFY, first, &part).unwrap();
+        let whole = sealer.seal_inner(&header, PayloadType::NOTIFY, None, &[0; 8]).unwrap();
+        let path = Endpoints { local: address(B), remote: address(A) };
+        let before = world.sent.len();
+        world.input(B, Input::Datagram { path, payload: &fragment });
+        assert_eq!(world.sent.len(), before);
+        world.input(B, Input::Datagram { path, payload: &whole });
+        assert_eq!(world.sent.len(), before + 1, "it is refused");
+        world.command(A, Command::Terminate { tunnel: TUNNEL });
+        world.run_ms(100);
+        world.sent.clear();
+    }
+    // More than each may hold in any case.
+    let long = |second: u8| {
+        let nets: Vec<_> = (0..220).map(|it| format!("10.{second}.{it}.0/25")).collect();
+        nets.join(",")
+    };
+    for (node, (ours, theirs)) in [(A, (1, 2)), (B, (2, 1))] {
+        let mut changed = connection(node);
+        changed.children = vec![child(1, &long(ours), &long(theirs))];
+        world.command(node, Command::Configure(Arc::new(changed)));
+    }
+    world.filter = Box::new(|_| Fate::Deliver);
+    world.initiate(A);
+    world.run_s(5);
+    assert_eq!(world.nodes[A].pairs.len(), 1, "{:?}", world.failures(A));
 }
 
 /// RFC 7383 §2.3: both ends have to say that they do it.

@@ -274,6 +274,7 @@ impl HalfOpen {
         match received {
             Received::Request(ExchangeType::IKE_AUTH, opened) => {
                 channel.path = path;
+                shared.admission.hold_fragments(channel.held(), 0);
                 self.opening.end(shared);
                 let request = ike_auth::Request { opened, path };
                 match ike_auth::on_request(shared, self.opening, (*channel, *secrets), request) {

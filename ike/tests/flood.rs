@@ -121,6 +121,39 @@ fn a_million_forged_requests_cost_little_and_stop_nobody() {
     assert!(world.nodes[B].endpoint.poll_output().is_none_or(|it| matches!(it, Output::Event(_))));
 }
 
+/// The longest first request that is looked at has 4 KiB: more costs nothing at all.
+#[test]
+fn oversized_requests_are_not_read() {
+    let mut world = World::new(6);
+    let transforms: Vec<_> = (0..240).map(|id| Transform::new(TransformType::ENCR, id)).collect();
+    let proposal = |number| Proposal {
+        number,
+        protocol: ProtocolId::IKE,
+        spi: Spi::None,
+        transforms: transforms.clone(),
+    };
+    let offer = [
+        Payload::Sa(SecurityAssociation { proposals: vec![proposal(1), proposal(2)] }),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, vec![9; 32])),
+        Payload::Nonce(Nonce(vec![7; 32].into())),
+    ];
+    let (path, mut payload) = forged(1, &offer);
+    // A payload of a type that nobody knows goes before them, and makes it too long.
+    assert!((3800..4096).contains(&payload.len()), "{}", payload.len());
+    let first = std::mem::replace(&mut payload[16], 200);
+    let mut tail = payload.split_off(28);
+    payload.extend_from_slice(&[first, 0, 0x20, 0]);
+    payload.resize(28 + 0x2000, 0);
+    payload.append(&mut tail);
+    let length = u32::try_from(payload.len()).unwrap();
+    payload[24..28].copy_from_slice(&length.to_be_bytes());
+    let node = &mut world.nodes[B];
+    let before = SPENT.get();
+    node.endpoint.handle(world.now, Input::Datagram { path, payload: &payload });
+    assert_eq!(SPENT.get() - before, 0);
+    assert!(node.drain(world.now).is_empty());
+}
+
 /// A request that fits no tunnel leaves nothing half open, so no cookie is ever asked for it: the
 /// longest one must not cost more than a short one, however many tunnels it may mean.
 #[test]

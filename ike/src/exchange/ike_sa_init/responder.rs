@@ -68,9 +68,13 @@ pub(crate) fn on_first_request(
     path: Endpoints,
     datagram: &[u8],
 ) -> Option<(IkeSaId, IkeSa)> {
+    if datagram.len() > MAX_INIT_LEN {
+        shared.counters.malformed += 1;
+        return None;
+    }
     let message = match Message::parse(datagram) {
-        Ok(message) if datagram.len() <= MAX_INIT_LEN && message.protected.is_none() => message,
-        Err(WireError::UnsupportedCritical(kind)) if datagram.len() <= MAX_INIT_LEN => {
+        Ok(message) if message.protected.is_none() => message,
+        Err(WireError::UnsupportedCritical(kind)) => {
             shared.counters.malformed += 1;
             if let Ok((header, _)) = Header::parse(datagram) {
                 // RFC 7296 §2.5: the one thing a request that cannot be read is told.

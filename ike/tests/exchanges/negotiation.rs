@@ -6,10 +6,11 @@ use ike::{
     config::{EndpointConfig, Endpoints},
     event::{Event, FailureCode},
     input::Input,
-    wire::{Header, Notify, NotifyType, Payload, encode_message},
+    wire::{Header, Message, Notify, NotifyType, Payload, encode_message},
 };
+use sa_store::KeGroup;
 
-use crate::common::{A, B, World, address, esp_proposal, ike_proposal};
+use crate::common::{A, B, Fate, World, address, esp_proposal, ike_proposal};
 
 #[test]
 fn invalid_ke_payload_leads_to_the_wanted_group() {
@@ -28,7 +29,7 @@ fn invalid_ke_payload_leads_to_the_wanted_group() {
 }
 
 #[test]
-fn a_group_that_was_not_offered_is_not_followed() {
+fn nothing_in_common_but_the_cipher_is_no_proposal() {
     let mut world = World::with(2, EndpointConfig::default(), |node, it| {
         let text =
             if node == A { "aes256gcm16-prfsha256-x25519" } else { "aes256gcm16-prfsha256-ecp256" };
@@ -38,6 +39,71 @@ fn a_group_that_was_not_offered_is_not_followed() {
     world.run_s(10);
     assert_eq!(world.failures(A), [FailureCode::NoProposalChosen]);
     assert!(world.nodes[A].endpoint.ike_sas().is_empty());
+}
+
+/// Tells A, in the name of B, that its last request should have had another group.
+fn wants(world: &mut World, group: KeGroup) {
+    let request = world.sent.iter().rfind(|it| it.from == A).unwrap();
+    let (header, _) = Header::parse(&request.payload).unwrap();
+    let header = Header { initiator: false, response: true, ..header };
+    let response = encode_message(&header, &[Payload::Notify(Notify::invalid_ke(group))]).unwrap();
+    let path = Endpoints { local: address(A), remote: address(B) };
+    world.input(A, Input::Datagram { path, payload: &response });
+}
+
+/// The group of A's last request, and how many requests there were.
+fn asked(world: &World) -> (KeGroup, usize) {
+    let requests = world.sent.iter().filter(|it| it.from == A);
+    let message = Message::parse(&requests.clone().next_back().unwrap().payload).unwrap();
+    (message.clear.ke().unwrap().known_group().unwrap(), requests.count())
+}
+
+/// RFC 7296 §2.7, §3.4: the peer chooses among what was offered, and each method is tried once.
+#[test]
+fn a_group_that_was_not_offered_or_was_tried_is_not_followed() {
+    let text = "aes256gcm16-prfsha256-x25519-ecp384";
+    let mut world = World::with(7, EndpointConfig::default(), |_, it| {
+        it.proposals = vec![ike_proposal(text)];
+    });
+    world.filter = Box::new(|_| Fate::Drop);
+    world.initiate(A);
+    assert_eq!(asked(&world), (KeGroup::Curve25519, 1));
+    wants(&mut world, KeGroup::Ecp384);
+    assert_eq!(asked(&world), (KeGroup::Ecp384, 2));
+    for group in [KeGroup::Curve25519, KeGroup::Modp2048, KeGroup::Ecp256] {
+        wants(&mut world, group);
+        assert_eq!(asked(&world), (KeGroup::Ecp384, 2), "{group}");
+    }
+    // None of it was protected: a better answer is waited for, but not for long.
+    world.run_ms(3100);
+    assert_eq!(world.failures(A), [FailureCode::InvalidKe]);
+}
+
+/// The peer answers a request and its retransmission: what the second answer asks for is on its
+/// way.
+#[test]
+fn a_doubled_wish_for_another_group_is_one_wish() {
+    let mut world = World::with(8, EndpointConfig::default(), |node, it| {
+        let text = if node == A {
+            "aes256gcm16-prfsha256-x25519-ecp384"
+        } else {
+            "aes256gcm16-prfsha256-ecp384"
+        };
+        it.proposals = vec![ike_proposal(text)];
+    });
+    world.initiate(A);
+    wants(&mut world, KeGroup::Ecp384);
+    // The new request is lost, and what is sent for the first time again.
+    let mut requests = 0;
+    world.filter = Box::new(move |it| {
+        requests += usize::from(it.from == A);
+        if requests <= 2 { Fate::Drop } else { Fate::Deliver }
+    });
+    wants(&mut world, KeGroup::Ecp384);
+    assert_eq!(asked(&world), (KeGroup::Ecp384, 2));
+    world.run_s(20);
+    assert!(world.failures(A).is_empty(), "{}", world.failure_text(A));
+    world.assert_up(1);
 }
 
 #[test]

@@ -228,6 +228,11 @@ impl Initiating {
         }
         if let Some(notify) = payloads.notify(NotifyType::INVALID_KE_PAYLOAD) {
             let wanted = notify.data_u16().and_then(KeGroup::from_transform_id);
+            if wanted == Some(self.attempt.group) {
+                // The answer to an earlier request, once more: what it wants is on its way.
+                self.step = InitStep::Sent(Box::new(sent));
+                return Some(IkeSa::Initiating(self));
+            }
             let group = wanted.filter(|group| {
                 !self.attempt.tried.contains(group)
                     && offers_group(&self.target.connection.proposals, *group)

@@ -1,7 +1,7 @@
 //! Cookies and half-open limits (RFC 7296 §2.6).
 
 use ike::{
-    config::{EndpointConfig, Endpoints},
+    config::{EncapPolicy, EndpointConfig, Endpoints},
     input::Input,
     negotiate::ike_offer,
     wire::{
@@ -30,6 +30,23 @@ fn a_cookie_is_asked_for_and_given() {
     );
     assert!(world.sent[1].payload.len() <= world.sent[0].payload.len(), "no amplification");
     assert_eq!(world.nodes[A].requests.iter().filter(|it| it.starts_with("generate")).count(), 1);
+}
+
+/// RFC 7296 §2.6: all other payloads are unchanged, also those that are drawn at random.
+#[test]
+fn the_request_with_the_cookie_is_otherwise_unchanged() {
+    for encap in [EncapPolicy::Auto, EncapPolicy::Always, EncapPolicy::Never] {
+        let config = EndpointConfig { cookie_threshold: 0, ..EndpointConfig::default() };
+        let mut world = World::with(4, config, |_, it| it.encap = encap);
+        world.establish();
+        let requests = world.sent.iter().filter(|it| it.label() == "A IKE_SA_INIT 0 ->");
+        let requests: Vec<_> = requests.map(|it| Message::parse(&it.payload).unwrap()).collect();
+        let [first, second] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+        let (cookie, rest) = second.clear.as_slice().split_first().unwrap();
+        assert!(matches!(cookie, Payload::Notify(it) if it.kind == NotifyType::COOKIE));
+        assert_eq!(first.clear.as_slice(), rest);
+        assert_eq!(first.header, second.header);
+    }
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub(crate) struct Target {
 struct Attempt {
     spi_i: IkeSpi,
     nonce_i: Vec<u8>,
+    /// The status notifications, with what was drawn at random for them.
+    extensions: Vec<Payload<'static>>,
     group: KeGroup,
     tried: Vec<KeGroup>,
     cookie: Vec<u8>,
@@ -105,8 +107,11 @@ pub(crate) fn start(shared: &mut Shared, target: Target) -> Option<IkeSa> {
     let spi_i = shared.next_ike_spi();
     shared.directory.add_spi(spi_i, target.id);
     let nonce_i = shared.nonce();
+    let spis = Spis { role: Role::Initiator, spi_i, spi_r: IkeSpi::ZERO };
+    let extensions = extensions(shared, target.connection.encap, spis, target.path, true);
     let tried = alloc::vec![group];
-    let attempt = Attempt { spi_i, nonce_i, group, tried, cookie: Vec::new(), cookies: 0 };
+    let cookie = Vec::new();
+    let attempt = Attempt { spi_i, nonce_i, extensions, group, tried, cookie, cookies: 0 };
     let ticket = shared.request(Waiter::Ike(target.id), RequestKind::GenerateKey { group });
     let patience = shared.now + shared.config.half_open_timeout;
     let state = Initiating { target, attempt, step: InitStep::Key(ticket), patience };
@@ -139,7 +144,7 @@ impl Initiating {
         payloads.push(Payload::Sa(ike_offer(&connection.proposals, None)));
         payloads.push(Payload::Ke(KeyExchange::new(attempt.group, key.public.as_slice())));
         payloads.push(Payload::Nonce(Nonce(attempt.nonce_i.as_slice().into())));
-        payloads.extend(extensions(shared, connection.encap, spis, self.target.path, true));
+        payloads.extend(attempt.extensions.iter().cloned());
         let header = Header {
             spi_i: spis.spi_i,
             spi_r: spis.spi_r,

@@ -15,13 +15,13 @@ use sa_store::{Instant, PairId, TunnelId};
 
 use crate::{
     config::{EndpointConfig, Endpoints},
-    exchange::ike_sa_init,
+    exchange::{ike_sa_init, unprotected::reply},
     input::{Completion, CompletionResult, Input, SpiSource},
     output::Output,
     sa::{IkeSa, established::Closed},
     shared::{Shared, Waiter},
     view::{IkeSaId, IkeSaView},
-    wire::{ExchangeType, Header, WireError},
+    wire::{ExchangeType, Header, Notify, NotifyType, WireError},
 };
 
 /// IKE SAs of one peer that are over and only repeat their last response, at most.
@@ -142,12 +142,7 @@ impl Endpoint {
         let header = match Header::parse(datagram) {
             Ok((header, _)) => header,
             Err(error) => {
-                let counters = &mut self.shared.counters;
-                match error {
-                    WireError::IkeV1 => counters.ikev1 += 1,
-                    WireError::MajorVersion { .. } => counters.version += 1,
-                    _ => counters.malformed += 1,
-                }
+                self.on_strange_header(path, error, datagram.len());
                 return;
             }
         };
@@ -163,14 +158,27 @@ impl Endpoint {
         }
     }
 
+    fn on_strange_header(&mut self, path: Endpoints, error: WireError, length: usize) {
+        let counters = &mut self.shared.counters;
+        match error {
+            WireError::IkeV1 => counters.ikev1 += 1,
+            WireError::MajorVersion { header, major } => {
+                counters.version += 1;
+                // RFC 7296 §2.5: who would begin with a later version learns which one we speak.
+                // Whatever else comes is noise as likely as not.
+                if major > 2 && begins(&header) {
+                    let notify = Notify::new(NotifyType::INVALID_MAJOR_VERSION);
+                    reply(&mut self.shared, path, &header, notify, length);
+                }
+            }
+            _ => counters.malformed += 1,
+        }
+    }
+
     fn on_first_request(&mut self, path: Endpoints, header: &Header, datagram: &[u8]) {
-        let fits = header.initiator
-            && header.spi_r.is_zero()
-            && !header.spi_i.is_zero()
-            && header.message_id == 0;
         // Our own message that came back, or somebody who plays us.
         let reflected = self.shared.directory.find(header.spi_i).is_some();
-        if !fits || reflected {
+        if !begins(header) || reflected {
             self.shared.counters.unexpected += 1;
             return;
         }
@@ -316,4 +324,13 @@ impl Endpoint {
             self.step(ike, IkeSa::on_timeout);
         }
     }
+}
+
+/// Whether a message is the first one of an initiator.
+fn begins(header: &Header) -> bool {
+    header.initiator
+        && !header.response
+        && header.spi_r.is_zero()
+        && !header.spi_i.is_zero()
+        && header.message_id == 0
 }

@@ -26,10 +26,7 @@ fn run(input: &[u8]) -> u64 {
             look(&message.clear, &mut answer);
             written_again(&message, &mut answer);
         }
-        Err(error) => {
-            answer.add_text(&error.to_string());
-            answer.add(error.notify().map_or(0, |kind| kind.0.into()));
-        }
+        Err(error) => answer.add_text(&error.to_string()),
     }
     // What a peer that has the keys could put into an SK payload.
     if let Some((first, octets)) = input.split_first() {

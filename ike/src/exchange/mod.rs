@@ -9,3 +9,4 @@ pub(crate) mod pair;
 pub(crate) mod refusal;
 pub(crate) mod rekey_child_sa;
 pub(crate) mod rekey_ike_sa;
+pub(crate) mod unprotected;

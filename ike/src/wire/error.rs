@@ -1,11 +1,8 @@
-//! What can be wrong with a message, and what the peer is told about it.
+//! What can be wrong with a message.
 
 use core::fmt;
 
-use super::{
-    header::Header,
-    numbers::{NotifyType, PayloadType},
-};
+use super::{header::Header, numbers::PayloadType};
 
 /// Why octets are no acceptable message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,26 +54,6 @@ pub enum Fault {
     Count,
     /// A field has a value that it cannot have.
     Value,
-}
-
-impl WireError {
-    /// The notification that answers the error, if the message was a request and may be
-    /// answered at all; `None` means: drop it silently.
-    #[must_use]
-    pub const fn notify(&self) -> Option<NotifyType> {
-        match self {
-            Self::ShortHeader | Self::IkeV1 | Self::MessageLength { .. } => None,
-            Self::MajorVersion { .. } => Some(NotifyType::INVALID_MAJOR_VERSION),
-            Self::UnsupportedCritical(_) => Some(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD),
-            Self::PayloadLength(_)
-            | Self::TrailingOctets
-            | Self::TooManyPayloads
-            | Self::Malformed(..)
-            | Self::Duplicate(_)
-            | Self::Missing(_)
-            | Self::Unexpected(_) => Some(NotifyType::INVALID_SYNTAX),
-        }
-    }
 }
 
 impl fmt::Display for WireError {

@@ -259,17 +259,6 @@ impl<'a> Payloads<'a> {
         self.list.is_empty()
     }
 
-    /// Checks that no payload stands here but those of the given types.
-    ///
-    /// # Errors
-    /// The first one that must not.
-    pub fn only(&self, allowed: &[PayloadType]) -> Result<(), WireError> {
-        match self.list.iter().map(Payload::kind).find(|kind| !allowed.contains(kind)) {
-            Some(kind) => Err(WireError::Unexpected(kind)),
-            None => Ok(()),
-        }
-    }
-
     /// The first notification of a type.
     #[must_use]
     pub fn notify(&self, kind: NotifyType) -> Option<&Notify<'a>> {

@@ -121,14 +121,10 @@ fn versions() {
         let parsed = Header::parse(&other);
         match version >> 4 {
             2 => assert!(parsed.is_ok(), "minor versions are ignored"),
-            1 => {
-                assert_eq!(parsed, Err(WireError::IkeV1));
-                assert_eq!(WireError::IkeV1.notify(), None);
-            }
+            1 => assert_eq!(parsed, Err(WireError::IkeV1)),
             major => {
                 let error = WireError::MajorVersion { header: header(), major };
                 assert_eq!(parsed, Err(error));
-                assert_eq!(error.notify(), Some(NotifyType::INVALID_MAJOR_VERSION));
             }
         }
     }
@@ -175,7 +171,6 @@ fn cve_2015_3991_every_payload_type() {
                 assert_eq!(plain, Ok(1));
                 let error = WireError::UnsupportedCritical(PayloadType(kind));
                 assert_eq!(critical, Err(error));
-                assert_eq!(error.notify(), Some(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD));
             }
         }
     }
@@ -213,10 +208,6 @@ fn cve_2013_6467_every_payload_withheld() {
     let message = Message::parse(&datagram).unwrap();
     assert_eq!(message.clear.sa(), None);
     assert!(message.protected.is_none());
-    assert_eq!(
-        message.clear.only(&[PayloadType::KE]),
-        Err(WireError::Unexpected(PayloadType::ID_I))
-    );
 }
 
 /// libreswan: many unknown payloads ran over a fixed array.

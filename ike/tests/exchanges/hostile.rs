@@ -31,9 +31,6 @@ fn ikev1_and_noise_are_dropped_without_an_answer() {
     ikev1[27] = 28;
     world.input(B, Input::Datagram { path: to_b(), payload: &ikev1 });
     assert_eq!(dropped(&world, B, "ikev1"), 1);
-    ikev1[17] = 0x30;
-    world.input(B, Input::Datagram { path: to_b(), payload: &ikev1 });
-    assert_eq!(dropped(&world, B, "version"), 1);
     for length in 0..64 {
         let noise: Vec<u8> =
             (0..length).map(|it: u8| it.wrapping_mul(37).wrapping_add(11)).collect();
@@ -41,6 +38,54 @@ fn ikev1_and_noise_are_dropped_without_an_answer() {
     }
     assert_eq!(world.sent.len(), sent);
     world.assert_up(1);
+}
+
+type Change = fn(&mut Vec<u8>);
+
+/// RFC 7296 §2.5: who begins with a later version is told which one is spoken here, in no more
+/// octets than it sent; nothing else of another version is answered.
+#[test]
+fn a_later_version_is_told_ours() {
+    let mut world = World::new(12);
+    let mut first = vec![0; 60];
+    first[..8].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    (first[18], first[19], first[27]) = (34, 0x08, 60);
+    let ask = |world: &mut World, version: u8, change: Change| {
+        let mut request = first.clone();
+        request[17] = version << 4;
+        change(&mut request);
+        let before = world.sent.len();
+        world.input(B, Input::Datagram { path: to_b(), payload: &request });
+        world.sent[before..].iter().map(|it| it.payload.clone()).collect::<Vec<_>>()
+    };
+    let silent: [(&str, Change); 5] = [
+        ("a response", |it| it[19] = 0x28),
+        ("not of an initiator", |it| it[19] = 0),
+        ("not the first", |it| it[23] = 1),
+        ("on an IKE SA", |it| it[15] = 1),
+        ("shorter than the answer", |it| it.truncate(35)),
+    ];
+    for version in 3..=15 {
+        let answers = ask(&mut world, version, |_| {});
+        let [answer] = answers.as_slice() else { panic!("version {version}: {answers:?}") };
+        let message = Message::parse(answer).unwrap();
+        let header = Header {
+            spi_i: IkeSpi(0x0102_0304_0506_0708),
+            spi_r: IkeSpi::ZERO,
+            exchange: ExchangeType::IKE_SA_INIT,
+            initiator: false,
+            response: true,
+            message_id: 0,
+        };
+        assert_eq!(message.header, header);
+        let notify = message.clear.error_notify().unwrap();
+        assert_eq!((notify.kind, notify.data.len()), (NotifyType::INVALID_MAJOR_VERSION, 0));
+        for (what, change) in silent {
+            assert!(ask(&mut world, version, change).is_empty(), "{what}");
+        }
+    }
+    assert!(ask(&mut world, 0, |_| {}).is_empty(), "an earlier version");
+    assert_eq!(dropped(&world, B, "version"), 13 * 6 + 1);
 }
 
 #[test]

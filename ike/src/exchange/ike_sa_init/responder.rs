@@ -10,7 +10,7 @@ use crate::{
     admission::{MAX_INIT_LEN, Verdict},
     config::{Connection, EncapPolicy, Endpoints, IkeSuite},
     event::{Failure, FailureCode},
-    exchange::ike_auth,
+    exchange::{ike_auth, unprotected::reply},
     input::{CompletionResult, KeFailure},
     keys::Skeyseed,
     negotiate::{IkeChoice, KeDecision, find_ike, ke_decision, select_ike},
@@ -146,21 +146,6 @@ fn admitted(
             shared.counters.half_open += 1;
             false
         }
-    }
-}
-
-/// Answers with one notification and keeps nothing; never with more octets than came.
-fn reply(
-    shared: &mut Shared,
-    path: Endpoints,
-    request: &Header,
-    notify: Notify<'_>,
-    request_len: usize,
-) {
-    let header = Header { spi_r: IkeSpi::ZERO, initiator: false, response: true, ..*request };
-    match encode_message(&header, &[Payload::Notify(notify)]) {
-        Ok(response) if response.len() <= request_len => shared.transmit(path, response),
-        _ => {}
     }
 }
 

@@ -182,7 +182,13 @@ impl Endpoint {
             self.shared.counters.unexpected += 1;
             return;
         }
-        if let Some(ike) = self.shared.directory.find_half_open(path.remote, header.spi_i) {
+        // RFC 7296 §2.1: the whole request tells a retransmission from another one.
+        let began = |ike: &IkeSaId| match self.sas.get(ike) {
+            Some(IkeSa::HalfOpen(sa)) => sa.began_with(path, datagram),
+            _ => false,
+        };
+        let known = self.shared.directory.half_open(path.remote, header.spi_i).find(began);
+        if let Some(ike) = known {
             self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram));
             return;
         }

@@ -11,7 +11,7 @@ use crate::view::IkeSaId;
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     by_spi: BTreeMap<IkeSpi, IkeSaId>,
-    half_open: BTreeMap<(SocketAddr, IkeSpi), IkeSaId>,
+    half_open: BTreeSet<(SocketAddr, IkeSpi, IkeSaId)>,
     established: BTreeMap<IkeSaId, Entry>,
     tunnels: BTreeSet<(TunnelId, IkeSaId)>,
 }
@@ -45,17 +45,23 @@ impl Directory {
         self.by_spi.remove(&own_spi);
     }
 
-    /// The half-open IKE SA that an IKE_SA_INIT request began.
-    pub(crate) fn find_half_open(&self, from: SocketAddr, spi_i: IkeSpi) -> Option<IkeSaId> {
-        self.half_open.get(&(from, spi_i)).copied()
+    /// The half-open IKE SAs that IKE_SA_INIT requests with this SPI began, oldest first. More
+    /// than one: somebody else chose the same SPI, or altered what the peer sent.
+    pub(crate) fn half_open(
+        &self,
+        from: SocketAddr,
+        spi_i: IkeSpi,
+    ) -> impl Iterator<Item = IkeSaId> + '_ {
+        let (first, last) = (IkeSaId(0), IkeSaId(u64::MAX));
+        self.half_open.range((from, spi_i, first)..=(from, spi_i, last)).map(|(.., ike)| *ike)
     }
 
     pub(crate) fn add_half_open(&mut self, from: SocketAddr, spi_i: IkeSpi, ike: IkeSaId) {
-        self.half_open.insert((from, spi_i), ike);
+        self.half_open.insert((from, spi_i, ike));
     }
 
-    pub(crate) fn remove_half_open(&mut self, from: SocketAddr, spi_i: IkeSpi) {
-        self.half_open.remove(&(from, spi_i));
+    pub(crate) fn remove_half_open(&mut self, from: SocketAddr, spi_i: IkeSpi, ike: IkeSaId) {
+        self.half_open.remove(&(from, spi_i, ike));
     }
 
     pub(crate) fn enter(&mut self, ike: IkeSaId, entry: Entry) {
@@ -72,11 +78,12 @@ impl Directory {
     /// Forgets the SPIs of all IKE SAs that are not there; gives these, and those that are
     /// [entered](Self::enter) still.
     pub(crate) fn forget_all_but(&mut self, there: impl Fn(IkeSaId) -> bool) -> BTreeSet<IkeSaId> {
-        let known = self.by_spi.values().chain(self.half_open.values());
+        let half_open = self.half_open.iter().map(|(.., ike)| ike);
+        let known = self.by_spi.values().chain(half_open);
         let all = known.chain(self.established.keys()).copied();
         let lost: BTreeSet<IkeSaId> = all.filter(|ike| !there(*ike)).collect();
         self.by_spi.retain(|_, ike| !lost.contains(ike));
-        self.half_open.retain(|_, ike| !lost.contains(ike));
+        self.half_open.retain(|(.., ike)| !lost.contains(ike));
         lost
     }
 

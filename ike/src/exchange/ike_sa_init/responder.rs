@@ -291,14 +291,18 @@ impl HalfOpen {
         }
     }
 
+    /// Whether this is the IKE_SA_INIT request that it began with.
+    pub(crate) fn began_with(&self, path: Endpoints, datagram: &[u8]) -> bool {
+        path == self.opening.path && datagram == self.opening.transcript.request.as_slice()
+    }
+
     /// Our response was lost: the very same request gets the very same response.
-    pub(crate) fn repeat(&self, shared: &mut Shared, path: Endpoints, datagram: &[u8]) {
-        let transcript = &self.opening.transcript;
-        let same = datagram == transcript.request.as_slice() && path == self.opening.path;
-        if same && !transcript.response.is_empty() {
-            shared.transmit(path, transcript.response.clone());
-        } else if !same {
+    fn repeat(&self, shared: &mut Shared, path: Endpoints, datagram: &[u8]) {
+        let response = &self.opening.transcript.response;
+        if !self.began_with(path, datagram) {
             shared.counters.unexpected += 1;
+        } else if !response.is_empty() {
+            shared.transmit(path, response.clone());
         }
     }
 
@@ -391,7 +395,7 @@ impl Opening {
     /// Takes it out of the indexes and the half-open count.
     fn end(&self, shared: &mut Shared) {
         let from: SocketAddr = self.path.remote;
-        shared.directory.remove_half_open(from, self.spis.spi_i);
+        shared.directory.remove_half_open(from, self.spis.spi_i, self.id);
         shared.directory.remove_spi(self.spis.spi_r);
         shared.admission.leave(from.ip());
     }

@@ -131,7 +131,7 @@ pub enum EncapPolicy {
 }
 
 /// One IKE proposal as configured: every combination of its algorithms is acceptable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct IkeProposal {
     /// Ciphers with their MACs (`None` for AEAD); all AEAD or none.
     pub ciphers: Vec<sa_store::EspCipher>,

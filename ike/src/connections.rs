@@ -1,6 +1,8 @@
 //! Which tunnel a peer is (RFC 4301 §4.4.3: the PAD): by addresses first, by identities once
 //! they are known.
 
+mod places;
+
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -9,14 +11,17 @@ use core::{cmp::Reverse, net::IpAddr};
 
 use sa_store::{ChildId, Identity, IdentityPattern, TunnelId};
 
+use self::places::Places;
 use crate::config::{Connection, Endpoints, IkeProposal, IkeSuite, RemoteMatch};
 
-/// How well a tunnel fits: compared field by field, the highest is the best.
+/// How well a tunnel fits: compared field by field, the highest is the best; of equal ones it is
+/// the tunnel that was configured first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Rank {
     identity: u8,
     remote: u8,
     local: bool,
+    tunnel: Reverse<TunnelId>,
 }
 
 fn address_rank(connection: &Connection, remote: IpAddr) -> Option<u8> {
@@ -31,10 +36,9 @@ const fn rank_of(remote: RemoteMatch) -> u8 {
     }
 }
 
-/// The one address that is meant.
-fn one_address(remote: RemoteMatch) -> Option<IpAddr> {
-    let RemoteMatch::Prefix(prefix) = remote else { return None };
-    (prefix.first() == prefix.last()).then(|| prefix.first())
+/// Whether several identities are accepted.
+const fn is_open(pattern: &IdentityPattern) -> bool {
+    !matches!(pattern, IdentityPattern::Exact(_))
 }
 
 fn local_fits(connection: &Connection, local: IpAddr) -> bool {
@@ -55,10 +59,8 @@ fn folded(identity: &Identity) -> Identity {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     all: BTreeMap<TunnelId, Arc<Connection>>,
-    /// By the single addresses they may come from.
-    hosts: BTreeSet<(IpAddr, TunnelId)>,
-    /// By the prefixes they may come from, the longest first.
-    wide: BTreeSet<(Reverse<u8>, TunnelId)>,
+    /// By the addresses they may come from.
+    places: Places,
     /// By the one identity they accept.
     exact: BTreeSet<(Identity, TunnelId)>,
     /// Those that accept several identities.
@@ -75,12 +77,7 @@ impl Connections {
     pub(crate) fn insert(&mut self, connection: Arc<Connection>) {
         let tunnel = connection.tunnel;
         self.remove(tunnel);
-        for remote in &connection.remote {
-            match one_address(*remote) {
-                Some(address) => self.hosts.insert((address, tunnel)),
-                None => self.wide.insert((Reverse(rank_of(*remote)), tunnel)),
-            };
-        }
+        self.places.insert(&connection);
         match &connection.remote_id {
             IdentityPattern::Exact(identity) => self.exact.insert((folded(identity), tunnel)),
             IdentityPattern::Any | IdentityPattern::Suffix(_) => self.open.insert(tunnel),
@@ -91,12 +88,7 @@ impl Connections {
 
     pub(crate) fn remove(&mut self, tunnel: TunnelId) {
         let Some(connection) = self.all.remove(&tunnel) else { return };
-        for remote in &connection.remote {
-            match one_address(*remote) {
-                Some(address) => self.hosts.remove(&(address, tunnel)),
-                None => self.wide.remove(&(Reverse(rank_of(*remote)), tunnel)),
-            };
-        }
+        self.places.remove(&connection);
         if let IdentityPattern::Exact(identity) = &connection.remote_id {
             self.exact.remove(&(folded(identity), tunnel));
         }
@@ -120,15 +112,13 @@ impl Connections {
     /// The tunnels whose addresses fit, best first; one that fits in several ways comes several
     /// times.
     pub(crate) fn by_address(&self, path: Endpoints) -> impl Iterator<Item = &Arc<Connection>> {
-        let (local, remote) = (path.local.ip(), path.remote.ip());
-        let hosts = self.hosts.range((remote, FIRST)..=(remote, LAST));
-        let hosts = hosts.filter_map(|(_, tunnel)| self.all.get(tunnel));
-        let wide = self.wide.iter().filter_map(move |(Reverse(rank), tunnel)| {
-            let connection = self.all.get(tunnel)?;
-            let fits = |it: &RemoteMatch| rank_of(*it) == *rank && it.accepts(remote);
-            connection.remote.iter().any(fits).then_some(connection)
-        });
-        hosts.chain(wide).filter(move |it| local_fits(it, local))
+        self.places.fitting(path).filter_map(|tunnel| self.all.get(&tunnel))
+    }
+
+    /// As [`Self::by_address`], one tunnel for each list of IKE proposals: what does not fit the
+    /// proposals of one fits no other of the same list.
+    pub(crate) fn by_proposals(&self, path: Endpoints) -> impl Iterator<Item = &Arc<Connection>> {
+        self.places.lists(path).filter_map(|tunnel| self.all.get(&tunnel))
     }
 
     /// The tunnels whose peer may be one that this pattern accepts.
@@ -156,34 +146,44 @@ impl Connections {
         id_i: &Identity,
         id_r: Option<&Identity>,
     ) -> Option<Arc<Connection>> {
+        let local = path.local.ip();
         let key = folded(id_i);
-        let named = self.exact.range((key.clone(), FIRST)..=(key, LAST)).map(|(_, it)| it);
-        let mut best: Option<(Rank, &Arc<Connection>)> = None;
-        for connection in named.chain(&self.open).filter_map(|tunnel| self.all.get(tunnel)) {
-            let fits = local_fits(connection, path.local.ip())
-                && connection.remote_id.accepts(id_i)
-                && id_r.is_none_or(|wanted| local_id(connection, path).same(wanted))
-                && accepts_suite(&connection.proposals, suite);
-            let Some(remote) = address_rank(connection, path.remote.ip()).filter(|_| fits) else {
-                continue;
-            };
-            let identity = match connection.remote_id {
+        let named = self.exact.range((key.clone(), FIRST)..=(key, LAST));
+        let named = named.filter_map(|(_, tunnel)| {
+            let connection = self.all.get(tunnel).filter(|it| local_fits(it, local))?;
+            Some((address_rank(connection, path.remote.ip())?, connection))
+        });
+        let open = self.places.open(path);
+        let open = open.filter_map(|(remote, tunnel)| Some((remote, self.all.get(&tunnel)?)));
+        let fits = |connection: &Connection| {
+            connection.remote_id.accepts(id_i)
+                && id_r.is_none_or(|wanted| is_local_id(connection, path, wanted))
+                && accepts_suite(&connection.proposals, suite)
+        };
+        let ranked = named.chain(open).filter(|(_, it)| fits(it)).map(|(remote, it)| {
+            let identity = match it.remote_id {
                 IdentityPattern::Any => 0,
                 IdentityPattern::Suffix(_) => 1,
                 IdentityPattern::Exact(_) => 2,
             };
-            let rank = Rank { identity, remote, local: !connection.local.is_empty() };
-            if best.is_none_or(|(other, _)| rank > other) {
-                best = Some((rank, connection));
-            }
-        }
-        best.map(|(_, connection)| Arc::clone(connection))
+            let (local, tunnel) = (!it.local.is_empty(), Reverse(it.tunnel));
+            (Rank { identity, remote, local, tunnel }, it)
+        });
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, connection)| Arc::clone(connection))
     }
 }
 
 /// Who we are to the peer of a tunnel.
 pub(crate) fn local_id(connection: &Connection, path: Endpoints) -> Identity {
     connection.local_id.clone().unwrap_or(Identity::Address(path.local.ip()))
+}
+
+/// Whether that is who we are to the peer of a tunnel.
+pub(crate) fn is_local_id(connection: &Connection, path: Endpoints, id: &Identity) -> bool {
+    match &connection.local_id {
+        Some(own) => own.same(id),
+        None => Identity::Address(path.local.ip()).same(id),
+    }
 }
 
 /// Whether a tunnel could have negotiated these algorithms.
@@ -198,7 +198,7 @@ fn accepts_suite(proposals: &[IkeProposal], suite: IkeSuite) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use alloc::{format, vec, vec::Vec};
+    use alloc::{format, string::String, vec, vec::Vec};
 
     use sa_store::{Prefix, SecretBytes};
 
@@ -261,6 +261,75 @@ mod tests {
         table.insert(connection(5, &["192.0.2.9/32"], "%any"));
         assert_eq!(order(&table, "198.51.100.7"), [2, 4, 1]);
         assert_eq!(order(&table, "192.0.2.9"), [5, 1]);
+    }
+
+    fn proposing(tunnel: u32, remote: &[&str], proposal: &str) -> Arc<Connection> {
+        let mut connection = (*connection(tunnel, remote, "%any")).clone();
+        connection.proposals = vec![parse_ike(proposal).unwrap()];
+        Arc::new(connection)
+    }
+
+    #[test]
+    fn each_list_of_proposals_comes_once_with_its_first_best_tunnel() {
+        let proposals: Vec<String> = ["aes128", "aes192", "aes256"]
+            .iter()
+            .flat_map(|it| ["x25519", "ecp256"].map(|group| format!("{it}-sha256-{group}")))
+            .collect();
+        let mut table = Connections::default();
+        // What went before leaves no trace in the order.
+        table.insert(proposing(1, &["any"], &proposals[5]));
+        for tunnel in 0..600_u32 {
+            let proposal = &proposals[tunnel as usize % 6];
+            let prefix = format!("10.{}.0.0/16", tunnel % 200);
+            let remote = if tunnel < 300 { "any" } else { prefix.as_str() };
+            table.insert(proposing(tunnel, &[remote, "192.0.2.0/24"], proposal));
+        }
+        let order = |table: &Connections, remote: &str| -> Vec<u32> {
+            table.by_proposals(path(remote)).map(|it| it.tunnel.0).collect()
+        };
+        assert_eq!(order(&table, "203.0.113.1"), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(order(&table, "192.0.2.9"), [0, 1, 2, 3, 4, 5]);
+        // 403 and no other of that network, then the rest from everywhere.
+        assert_eq!(order(&table, "10.3.0.1"), [403, 0, 2, 3, 4, 5]);
+        (0..600).for_each(|tunnel| table.remove(TunnelId(tunnel)));
+        assert_eq!(format!("{table:?}"), {
+            let mut empty = format!("{:?}", Connections::default());
+            // Numbers are not given out again.
+            empty = empty.replace("numbers: 0", "numbers: 7");
+            empty
+        });
+    }
+
+    #[test]
+    fn our_addresses_and_the_first_tunnel_decide_between_equals() {
+        let bound = |tunnel: u32, local: &[&str], remote_id: &str| {
+            let mut connection = (*connection(tunnel, &["any"], remote_id)).clone();
+            connection.local = local.iter().map(|it| it.parse().unwrap()).collect();
+            Arc::new(connection)
+        };
+        let table = table(&[
+            bound(1, &["192.0.2.8"], "%any"),
+            bound(5, &[], "%any"),
+            bound(4, &["192.0.2.1", "192.0.2.8"], "%any"),
+            bound(3, &["192.0.2.1"], "%any"),
+            bound(7, &["192.0.2.8"], "c.example"),
+            bound(8, &[], "*.example"),
+        ]);
+        let suite = IkeSuite {
+            suite: sa_store::EspSuite::new(sa_store::EspCipher::AesGcm16(256), None).unwrap(),
+            prf: sa_store::PrfAlgorithm::HmacSha256,
+            group: sa_store::KeGroup::Curve25519,
+        };
+        let found = |id: &str| {
+            let id = id.parse().unwrap();
+            table.by_identity(path("203.0.113.1"), suite, &id, None).map(|it| it.tunnel.0)
+        };
+        assert_eq!(found("nobody"), Some(3));
+        assert_eq!(found("c.example"), Some(8), "7 is not for this address of ours");
+        let mut fitting: Vec<u32> =
+            table.by_address(path("203.0.113.1")).map(|it| it.tunnel.0).collect();
+        fitting.sort_unstable();
+        assert_eq!(fitting, [3, 4, 5, 8]);
     }
 
     #[test]

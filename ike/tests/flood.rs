@@ -154,6 +154,44 @@ fn oversized_requests_are_not_read() {
     assert!(node.drain(world.now).is_empty());
 }
 
+/// With thousands of tunnels whose peers may come from everywhere, as many lists of proposals
+/// are tried as there are, not as there are tunnels.
+#[test]
+fn requests_that_fit_none_of_many_tunnels_are_cheap() {
+    let mut world = World::new(7);
+    let ciphers = ["aes256", "aes192", "aes128"];
+    let groups = ["x25519", "ecp256", "ecp384", "modp2048", "modp3072"];
+    for number in 0..5000_u32 {
+        let mut other = common::connection(B);
+        other.tunnel = sa_store::TunnelId(number + 1);
+        let at = |list: &[&'static str], by: u32| list[(number / by) as usize % list.len()];
+        let text = format!("{}-sha256-{}", at(&ciphers, 1), at(&groups, 3));
+        let mac = if number % 50 < 25 { "sha384" } else { "sha512" };
+        other.proposals = vec![ike_proposal(&text), ike_proposal(&text.replace("sha256", mac))];
+        world.command(B, Command::Configure(Arc::new(other)));
+    }
+    let proposals =
+        ike::negotiate::ike_offer(&[ike_proposal("aes256gcm16-prfsha256-x25519")], None);
+    let offer = [
+        Payload::Sa(proposals),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, vec![9; 32])),
+        Payload::Nonce(Nonce(vec![7; 32].into())),
+    ];
+    let mut call = |number| {
+        let (path, payload) = forged(number, &offer);
+        let node = &mut world.nodes[B];
+        let before = SPENT.get();
+        node.endpoint.handle(world.now, Input::Datagram { path, payload: &payload });
+        let spent = SPENT.get() - before;
+        assert_eq!(node.drain(world.now).len(), 1, "it is refused");
+        spent
+    };
+    // What is told in words costs more.
+    (0..10).map(&mut call).for_each(drop);
+    let spent: usize = (10..20).map(&mut call).sum::<usize>() / 10;
+    assert!(spent < 128 << 10, "{spent} octets a request");
+}
+
 /// A request that fits no tunnel leaves nothing half open, so no cookie is ever asked for it: the
 /// longest one must not cost more than a short one, however many tunnels it may mean.
 #[test]

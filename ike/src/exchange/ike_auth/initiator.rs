@@ -113,7 +113,7 @@ fn is_first_contact(
     let present = |tunnel: TunnelId| {
         shared.is_calling(tunnel) || shared.directory.of_tunnel(tunnel).next().is_some()
     };
-    let same = |other: &Connection| connections::local_id(other, path).same(local_id);
+    let same = |other: &Connection| connections::is_local_id(other, path, local_id);
     let mut others = shared.connections.meeting(&connection.remote_id);
     !present(connection.tunnel) && !others.any(|other| same(other) && present(other.tunnel))
 }

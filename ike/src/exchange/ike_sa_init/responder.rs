@@ -151,30 +151,17 @@ fn admitted(
 
 type Chosen = (Arc<Connection>, IkeChoice);
 
-/// Lists of proposals that are remembered as tried: most tunnels have the same one.
-const TRIED: usize = 8;
-
 /// Cheap, whatever is offered: everybody can ask, as often as they like, and get no cookie.
 fn choose(shared: &Shared, path: Endpoints, payloads: &Payloads<'_>) -> Option<Chosen> {
     let offered = payloads.sa()?;
-    let mut tried: Vec<&Arc<Connection>> = Vec::with_capacity(TRIED);
-    for connection in shared.connections.by_address(path) {
-        if tried.iter().any(|it| it.proposals == connection.proposals) {
-            continue;
-        }
-        if let Some(choice) = find_ike(&connection.proposals, offered) {
-            return Some((Arc::clone(connection), choice));
-        }
-        if tried.len() < TRIED {
-            tried.push(connection);
-        }
-    }
-    None
+    shared.connections.by_proposals(path).find_map(|connection| {
+        Some((Arc::clone(connection), find_ike(&connection.proposals, offered)?))
+    })
 }
 
 /// Why [`choose`] found nothing, for the operator.
 fn why_not(shared: &mut Shared, path: Endpoints, payloads: &Payloads<'_>) {
-    let nearest = shared.connections.by_address(path).next().cloned();
+    let nearest = shared.connections.by_proposals(path).next().cloned();
     if nearest.is_none() {
         shared.counters.no_tunnel += 1;
     }

@@ -314,10 +314,17 @@ const fn prf_of(mac: IntegrityAlgorithm) -> PrfAlgorithm {
     }
 }
 
-/// What a tunnel proposes for IKE when nothing is configured.
+/// What a tunnel proposes for IKE when nothing is configured. The last method is what every peer
+/// has (RFC 8247 §2.4), and all that some have.
 #[must_use]
 pub fn default_ike_proposals() -> Vec<IkeProposal> {
-    let groups = vec![KeGroup::Curve25519, KeGroup::Ecp384, KeGroup::Ecp256, KeGroup::Modp3072];
+    let groups = vec![
+        KeGroup::Curve25519,
+        KeGroup::Ecp384,
+        KeGroup::Ecp256,
+        KeGroup::Modp3072,
+        KeGroup::Modp2048,
+    ];
     let prfs = vec![PrfAlgorithm::HmacSha384, PrfAlgorithm::HmacSha256, PrfAlgorithm::HmacSha512];
     vec![
         IkeProposal {

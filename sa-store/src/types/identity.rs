@@ -28,6 +28,10 @@ pub enum IdentityError {
     Malformed,
     /// Hex digits were expected behind `0x`, `keyid:0x` and the like.
     Hex(String),
+    /// A distinguished name in words: it would have to be sent in DER.
+    DistinguishedName,
+    /// It stands for several identities where one is asked for, or is no pattern that exists.
+    Pattern,
 }
 
 impl fmt::Display for IdentityError {
@@ -36,6 +40,14 @@ impl fmt::Display for IdentityError {
             Self::UnknownType(kind) => write!(f, "identity type {kind} is not known"),
             Self::Malformed => f.write_str("the identity is empty or does not fit its type"),
             Self::Hex(text) => write!(f, "`{text}` is no hexadecimal string"),
+            Self::DistinguishedName => f.write_str(
+                "distinguished names are written in DER, `asn1dn:0x…` (`@` before it makes it a \
+                 host name)",
+            ),
+            Self::Pattern => f.write_str(
+                "`%any` and a `*` in front stand for several peers, in `remote.id` and nowhere \
+                 else (`@` before it makes it a host name)",
+            ),
         }
     }
 }
@@ -120,15 +132,33 @@ impl fmt::Display for Identity {
         };
         match self {
             Self::Address(address) => write!(f, "{address}"),
-            Self::Fqdn(name) | Self::Rfc822(name) => f.write_str(name),
+            // As it would have to be written: a name alone may read as something else.
+            Self::Fqdn(name) => write!(f, "{}{name}", prefix_of(name, ["", "@", "fqdn:"], self)),
+            Self::Rfc822(name) => {
+                write!(f, "{}{name}", prefix_of(name, ["", "@@", "email:"], self))
+            }
             Self::Dn(bytes) => hex(f, "asn1dn", bytes),
             Self::Gn(bytes) => hex(f, "asn1gn", bytes),
             Self::KeyId(bytes) => match core::str::from_utf8(bytes) {
-                Ok(text) if text.chars().all(|c| c.is_ascii_graphic()) => write!(f, "keyid:{text}"),
+                Ok(text) if is_plain(text) => write!(f, "keyid:{text}"),
                 _ => hex(f, "keyid", bytes),
             },
         }
     }
+}
+
+/// Whether a key ID can be written as a text.
+fn is_plain(text: &str) -> bool {
+    let hex = text.starts_with("0x") || text.starts_with('#');
+    !hex && text.chars().all(|c| c.is_ascii_graphic())
+}
+
+/// The shortest of three prefixes behind which a name is read as `identity`; the last one if
+/// none does.
+fn prefix_of(name: &str, prefixes: [&'static str; 3], identity: &Identity) -> &'static str {
+    let [.., last] = prefixes;
+    let reads = |prefix: &&str| format!("{prefix}{name}").parse().as_ref() == Ok(identity);
+    prefixes.into_iter().find(reads).unwrap_or(last)
 }
 
 impl FromStr for Identity {
@@ -136,7 +166,8 @@ impl FromStr for Identity {
 
     /// As swanctl reads them: an address, `user@host`, `@name` or `name` for FQDN, and the
     /// prefixes `fqdn:`, `email:` (also `rfc822:`), `ipv4:`, `ipv6:`, `keyid:`, `asn1dn:0x…`,
-    /// `asn1gn:0x…`; `@#hex` is a key ID, `@@user` a mail address.
+    /// `asn1gn:0x…`; `@#hex` is a key ID, `@@user` a mail address. Distinguished names in words
+    /// and what stands for several identities (`%any`, `*.example`) are errors without a prefix.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         let octets =
@@ -171,6 +202,12 @@ impl FromStr for Identity {
         }
         if let Some(name) = text.strip_prefix('@') {
             return Self::from_wire(2, name.as_bytes());
+        }
+        if text.contains('=') {
+            return Err(IdentityError::DistinguishedName);
+        }
+        if text == "any" || text.contains(['*', '%']) {
+            return Err(IdentityError::Pattern);
         }
         let kind = if text.contains('@') { 3 } else { 2 };
         Self::from_wire(kind, text.as_bytes())
@@ -241,7 +278,8 @@ impl FromStr for IdentityPattern {
         match text {
             "%any" | "any" | "*" => Ok(Self::Any),
             _ => match text.strip_prefix('*') {
-                Some(tail @ "") => tail.parse().map(Self::Exact),
+                Some(tail) if tail.contains('=') => Err(IdentityError::DistinguishedName),
+                Some(tail) if tail.contains(['*', '%']) => Err(IdentityError::Pattern),
                 Some(tail) if tail.starts_with('@') => {
                     Ok(Self::Suffix(Identity::Rfc822(tail.to_owned())))
                 }
@@ -257,6 +295,7 @@ impl fmt::Display for IdentityPattern {
         match self {
             Self::Any => f.write_str("%any"),
             Self::Exact(identity) => write!(f, "{identity}"),
+            Self::Suffix(Identity::Fqdn(name) | Identity::Rfc822(name)) => write!(f, "*{name}"),
             Self::Suffix(identity) => write!(f, "*{identity}"),
         }
     }
@@ -283,9 +322,54 @@ mod tests {
             assert_eq!(Identity::from_wire(kind, &id.data()), Ok(id.clone()));
             assert_eq!(id.to_string().parse::<Identity>(), Ok(id));
         }
+        // Names that look like something else: a peer may send them.
+        for id in [
+            Identity::Fqdn("192.0.2.1".to_owned()),
+            Identity::Fqdn("user@a.example".to_owned()),
+            Identity::Fqdn("@a.example".to_owned()),
+            Identity::Fqdn("#0a0b".to_owned()),
+            Identity::Fqdn("email:a@b.example".to_owned()),
+            Identity::Fqdn("C=CH, CN=moon".to_owned()),
+            Identity::Fqdn("*.example".to_owned()),
+            Identity::Fqdn("%any".to_owned()),
+            Identity::Fqdn("any".to_owned()),
+            Identity::Rfc822("a.example".to_owned()),
+            Identity::Rfc822("2001:db8::1".to_owned()),
+            Identity::Rfc822("@a.example".to_owned()),
+            Identity::KeyId(b"0x0a".to_vec()),
+            Identity::KeyId(b"#0a".to_vec()),
+            Identity::KeyId(b"gw 7".to_vec()),
+        ] {
+            let text = id.to_string();
+            assert_eq!(text.parse::<Identity>(), Ok(id), "{text}");
+        }
+        assert_eq!(Identity::Fqdn("192.0.2.1".to_owned()).to_string(), "@192.0.2.1");
+        assert_eq!(Identity::Rfc822("x".to_owned()).to_string(), "@@x");
+        assert_eq!(Identity::Fqdn("a.example".to_owned()).to_string(), "a.example");
+        assert_eq!(Identity::Rfc822("a@b.example".to_owned()).to_string(), "a@b.example");
         assert_eq!(Identity::from_wire(1, &[1, 2, 3]), Err(IdentityError::Malformed));
         assert_eq!(Identity::from_wire(4, &[1]), Err(IdentityError::UnknownType(4)));
         assert!("".parse::<Identity>().is_err());
+    }
+
+    #[test]
+    fn what_is_no_name_is_not_taken_for_one() {
+        for text in ["C=CH, O=strongSwan, CN=moon", "CN=moon", "O = A, CN = b@a.example"] {
+            let error = text.parse::<Identity>().unwrap_err();
+            assert_eq!(error, IdentityError::DistinguishedName);
+            assert!(error.to_string().contains("asn1dn:0x"), "{error}");
+            assert_eq!(text.parse::<IdentityPattern>().unwrap_err(), error);
+        }
+        for text in ["%any", "any", "*", "*.example", "*@a.example", "gw*.example", "%any6"] {
+            assert_eq!(text.parse::<Identity>(), Err(IdentityError::Pattern), "{text}");
+        }
+        for text in ["gw*.example", "**", "*.a*.example", "*CN=moon", "%any6"] {
+            assert!(text.parse::<IdentityPattern>().is_err(), "{text}");
+        }
+        // Who writes a prefix means it.
+        for text in ["fqdn:a=b", "@any", "@*.example", "@@a=b", "email:*@a.example"] {
+            assert!(text.parse::<Identity>().is_ok(), "{text}");
+        }
     }
 
     #[test]
@@ -293,6 +377,10 @@ mod tests {
         let any: IdentityPattern = "%any".parse().unwrap();
         let star: IdentityPattern = "*.example.com".parse().unwrap();
         let id = |text: &str| text.parse::<Identity>().unwrap();
+        for text in ["%any", "*.example.com", "*@example.com", "a.example", "@192.0.2.1"] {
+            let pattern: IdentityPattern = text.parse().unwrap();
+            assert_eq!(pattern.to_string(), text);
+        }
         assert!(any.accepts(&id("10.0.0.1")));
         assert!(star.accepts(&id("GW.Example.com")));
         assert!(!star.accepts(&id("example.com")));

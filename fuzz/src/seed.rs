@@ -243,6 +243,12 @@ pub(crate) fn keyed_scripts() -> Vec<(&'static str, Vec<u8>)> {
         ("altered", vec![0, 0, 1, 12, 2, 0, 9, 1, 0, 20, 2, 0, 33, 3, GO, GO]),
         ("withheld", vec![0, 0, 1, 15, 1, 0, 1, 0, 2, GO, 8, 15, GO, GO]),
         ("replaced", vec![0, 0, 1, 14, 41, 8, 0, 0, 0, 8, 0, 0, 0, 14, GO, GO]),
+        // A fragment that is too long, some that are not, and the whole message.
+        ("fragmented", vec![0, 0, 1, 20, 3, 2, 2, 250, 2, 0, 3, 0, 1, GO, GO]),
+        ("fragmented_whole", vec![0, 0, 1, 20, 2, 0, 1, 40, 2, GO, GO, 8, 22, GO]),
+        ("fragmented_refused", vec![0, 1, 1, 20, 2, 0, 1, 40, 2, GO, GO, 8, 23, 8, 23]),
+        ("fragmented_rekey", with(0, 0, &[9, 2, 21, 5, 1, 4, 0, 2, 0, 3, GO, GO, 9, 5, GO])),
+        ("fragmented_too_often", vec![0, 0, 1, 21, 70, 1, 66, 0, 0, 0, 0, 8, 12, GO, GO]),
         ("injected_request", with(0, 0, &[18, 0x24, 2, 5, 18, 0x25, 2, 6, 19, 0x34, 2, 8, GO])),
         ("injected_clear", with(0, 0, &[18, 0x34, 2, 0x48, 18, 0x14, 2, 0x44, GO])),
         ("injected_raw", with(0, 0, &[18, 0x24, 2, 0x80, 42, 8, 0, 0, 0, 8, 3, 4, 0, 1, GO])),

@@ -36,6 +36,21 @@ fn rekeys_are_followed() {
     assert!(reached("rekeyed_and_altered").forged > 0);
 }
 
+/// Fragments of the harness's making come together, and a set-up goes on behind those that do
+/// not.
+#[test]
+fn messages_come_in_fragments() {
+    for name in ["fragmented", "fragmented_whole", "fragmented_rekey", "fragmented_too_often"] {
+        let reached = reached(name);
+        assert_eq!(reached.established, 2, "{name}: {reached:?}");
+        assert!(reached.forged > 1, "{name}: {reached:?}");
+    }
+    assert_eq!(reached("fragmented_rekey").ike_rekeyed, 2);
+    let refused = reached("fragmented_refused");
+    assert_eq!((refused.established, refused.installed), (0, 0), "{refused:?}");
+    assert!(refused.failed > 0 && refused.forged == 2, "{refused:?}");
+}
+
 #[test]
 fn forged_messages_are_handed_in() {
     for name in ["altered", "withheld", "replaced", "injected_request", "injected_raw"] {

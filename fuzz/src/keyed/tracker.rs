@@ -9,7 +9,9 @@ use ike::{
     fragment::{Progress, Reassembly},
     keys::{IkeKeys, Opened, Opener, Sealer, SkD, Skeyseed},
     negotiate::check_ike,
-    wire::{ExchangeType, Header, Message, Payload, PayloadType, Payloads, ProtocolId},
+    wire::{
+        ExchangeType, FragmentNumber, Header, Message, Payload, PayloadType, Payloads, ProtocolId,
+    },
 };
 use sa_store::{IkeSpi, KeGroup, SecretBytes};
 
@@ -90,11 +92,18 @@ impl Tracker {
         Some(plain)
     }
 
-    /// Seals octets that are to be payloads: as they are, whether or not they make sense.
-    pub fn seal(&mut self, header: &Header, first: u8, octets: &[u8]) -> Option<Vec<u8>> {
+    /// Seals octets that are to be payloads: as they are, whether or not they make sense, whole
+    /// or as a fragment.
+    pub fn seal(
+        &mut self,
+        header: &Header,
+        first: u8,
+        fragment: Option<FragmentNumber>,
+        octets: &[u8],
+    ) -> Option<Vec<u8>> {
         let session = self.session(header)?;
         let sealer = &mut session.sealers[sender(header)];
-        sealer.seal_inner(header, PayloadType(first), None, octets).ok()
+        sealer.seal_inner(header, PayloadType(first), fragment, octets).ok()
     }
 
     /// Seals payloads.

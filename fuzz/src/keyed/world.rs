@@ -17,7 +17,7 @@ use ike::{
     },
     negotiate::{parse_esp, parse_ike},
     output::{Output, RequestKind, Ticket},
-    wire::{ExchangeType, Header, encode_message},
+    wire::{ExchangeType, FragmentNumber, Header, encode_message},
 };
 use sa_store::{ChildId, Direction, EspSpi, Instant, KeGroup};
 
@@ -34,6 +34,8 @@ const MAX_OUTPUTS: usize = 2_000;
 const MAX_WAKE_UPS: usize = 200;
 /// Datagrams on the way at most; more are lost.
 const MAX_ON_THE_WAY: usize = 64;
+/// What stands in fragments for which the message is too short.
+const ZEROS: &[u8] = &[0; 64];
 /// Instructions and deliveries of one run.
 const MAX_STEPS: usize = 160;
 
@@ -186,7 +188,7 @@ impl World {
 
     fn instruction(&mut self, script: &mut Script<'_>) {
         let code = script.octet();
-        match code % 20 {
+        match code % 22 {
             0..=4 => {
                 for _ in 0..=code % 5 {
                     if let Some((to, path, datagram)) = self.wire.pop_front() {
@@ -212,7 +214,8 @@ impl World {
             12 | 13 => self.altered_octets(script),
             14 => self.replaced(script),
             15..=17 => self.altered_payloads(script),
-            _ => self.injected(script),
+            18 | 19 => self.injected(script),
+            _ => self.fragmented(script),
         }
     }
 
@@ -258,7 +261,8 @@ impl World {
                 _ => octets.extend_from_slice(&[value; 3]),
             }
         }
-        self.sealed(to, path, &plain.header, plain.opened.first.0, &plain.opened.octets);
+        let first = plain.opened.first.0;
+        self.sealed(to, path, &plain.header, (first, None), &plain.opened.octets);
     }
 
     /// Another plaintext, from the script.
@@ -267,7 +271,7 @@ impl World {
             return;
         };
         let first = script.octet();
-        self.sealed(to, path, &plain.header, first, script.octets());
+        self.sealed(to, path, &plain.header, (first, None), script.octets());
     }
 
     /// Payloads taken out, doubled, moved, or put in from the seeds.
@@ -298,6 +302,41 @@ impl World {
         if let Some(datagram) = self.tracker.seal_payloads(&plain.header, &list) {
             self.reached.forged += 1;
             self.input(to, path, &datagram);
+        }
+    }
+
+    /// The message in fragments: some of any number and length, then all of them, the whole
+    /// message, both or neither.
+    fn fragmented(&mut self, script: &mut Script<'_>) {
+        let Some((to, path, plain)) = self.take() else {
+            return;
+        };
+        let Plain { header, opened } = plain;
+        let first = opened.first.0;
+        // More than an endpoint takes, and none at all.
+        let total = u16::from(script.octet() % 80);
+        let each = opened.octets.len().div_ceil(usize::from(total).max(1)).max(1);
+        let parts: Vec<&[u8]> = opened.octets.chunks(each).collect();
+        let send = |world: &mut Self, number: u16, part: &[u8]| {
+            let first = if number == 1 { first } else { 0 };
+            let fragment = Some(FragmentNumber { number, total });
+            world.sealed(to, path, &header, (first, fragment), part);
+        };
+        for _ in 0..=script.octet() % 8 {
+            let number = u16::from(script.octet()) % (total + 2);
+            let part = parts.get(usize::from(number).saturating_sub(1)).unwrap_or(&ZEROS);
+            // So often that limits are met.
+            let times = usize::from(script.octet()).saturating_mul(2).max(1);
+            send(self, number, &part.repeat(times));
+        }
+        let rest = script.octet();
+        if rest & 1 != 0 {
+            for number in 1..=total {
+                send(self, number, parts.get(usize::from(number) - 1).unwrap_or(&ZEROS));
+            }
+        }
+        if rest & 2 != 0 {
+            self.sealed(to, path, &header, (first, None), &opened.octets);
         }
     }
 
@@ -338,12 +377,19 @@ impl World {
             }
         } else {
             let first = script.octet();
-            self.sealed(to, path, &header, first, script.octets());
+            self.sealed(to, path, &header, (first, None), script.octets());
         }
     }
 
-    fn sealed(&mut self, to: usize, path: Endpoints, header: &Header, first: u8, octets: &[u8]) {
-        if let Some(datagram) = self.tracker.seal(header, first, octets) {
+    fn sealed(
+        &mut self,
+        to: usize,
+        path: Endpoints,
+        header: &Header,
+        (first, fragment): (u8, Option<FragmentNumber>),
+        octets: &[u8],
+    ) {
+        if let Some(datagram) = self.tracker.seal(header, first, fragment, octets) {
             self.reached.forged += 1;
             self.deliver(to, path, &datagram);
         }

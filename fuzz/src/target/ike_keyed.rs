@@ -1,8 +1,8 @@
 //! Two endpoints with somebody between them who has the keys: see [`crate::keyed`].
 //!
 //! An input is two octets of configuration and then instructions: deliver, lose, double, reorder,
-//! let time pass, command, fail a request, alter a datagram, alter what is inside a message, put
-//! a message in.
+//! let time pass, command, fail a request, alter a datagram, alter what is inside a message, send
+//! it in fragments, put a message in.
 
 use crate::{
     Target,

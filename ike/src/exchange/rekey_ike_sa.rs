@@ -272,8 +272,7 @@ fn fail(
 
 fn yield_to(sa: &mut Established, shared: &mut Shared, rival: Option<RivalIke>) {
     // Without a successor yet, the pending answer goes on as if there had been no collision.
-    let lives = |ike: &IkeSaId| shared.directory.entry(*ike).is_some();
-    if let Some(ike) = rival.and_then(|rival| rival.successor).filter(lives) {
+    if let Some(ike) = rival.and_then(|rival| rival.successor).filter(|it| stands(shared, *it)) {
         hand_over(sa, shared, ike, Instant::NEVER);
         let until = shared.now + PATIENCE;
         sa.set_stage(shared, Stage::Superseded { until });
@@ -304,7 +303,13 @@ fn succeed(
     Ok(id)
 }
 
-/// Children and tasks move to the successor. The old IKE SA is deleted by us at `delete_at`.
+/// Whether a successor is still there: either end may have deleted it before it was needed.
+fn stands(shared: &Shared, successor: IkeSaId) -> bool {
+    shared.directory.entry(successor).is_some()
+}
+
+/// Children and tasks move to the successor, which must [stand](stands). The old IKE SA is deleted
+/// by us at `delete_at`.
 fn hand_over(sa: &mut Established, shared: &mut Shared, to: IkeSaId, delete_at: Instant) {
     shared.children.inherit(sa.id, to);
     let tasks = sa.queue.take_for_successor();
@@ -319,33 +324,37 @@ fn hand_over(sa: &mut Established, shared: &mut Shared, to: IkeSaId, delete_at: 
     }
 }
 
-/// Decides between two successors once both stand, or for ours when there is no rival.
+/// Decides between two successors once both have been built, or for ours when there is no rival.
+/// One that is gone by then is out of the question, whatever the nonces say.
 fn settle(sa: &mut Established, shared: &mut Shared) {
     let Some(OwnExchange::RekeyIke(state)) = &sa.own else { return };
-    let RekeyStep::Done { ike: ours, nonce } = &state.step else { return };
-    let ours = *ours;
-    let rival = match &state.rival {
-        None => None,
+    let RekeyStep::Done { ike, nonce } = &state.step else { return };
+    let ours = Some(*ike).filter(|it| stands(shared, *it));
+    let (theirs, redundant) = match &state.rival {
+        None => (None, Redundant::Theirs),
         Some(Rival { successor: None, .. }) => return,
-        Some(Rival { nonce: theirs, successor: Some(ike) }) => {
-            Some((*ike, collision::decide(nonce, theirs)))
+        Some(Rival { nonce: other, successor: Some(ike) }) => {
+            (Some(*ike).filter(|it| stands(shared, *it)), collision::decide(nonce, other))
         }
     };
+    let attempts = state.attempts;
     sa.own = None;
     let now = shared.now;
-    match rival {
-        Some((theirs, Redundant::Ours)) => {
+    let delete = || Task::DeleteIke(informational::replaced());
+    match (ours, theirs, redundant) {
+        (Some(ours), None, _) => hand_over(sa, shared, ours, now),
+        (Some(ours), Some(theirs), Redundant::Theirs) => {
+            hand_over(sa, shared, ours, now);
+            shared.act(Action::Assign(theirs, delete(), now + REDUNDANT));
+        }
+        (ours, Some(theirs), _) => {
             hand_over(sa, shared, theirs, Instant::NEVER);
             sa.set_stage(shared, Stage::Superseded { until: now + PATIENCE });
-            shared.act(Action::Assign(ours, Task::DeleteIke(informational::replaced()), now));
-        }
-        rival => {
-            hand_over(sa, shared, ours, now);
-            if let Some((theirs, _)) = rival {
-                let task = Task::DeleteIke(informational::replaced());
-                shared.act(Action::Assign(theirs, task, now + REDUNDANT));
+            if let Some(ours) = ours {
+                shared.act(Action::Assign(ours, delete(), now));
             }
         }
+        (None, None, _) => sa.retry(shared, Task::RekeyIke, attempts),
     }
 }
 
@@ -359,8 +368,8 @@ pub(crate) fn save_children(sa: &mut Established, shared: &mut Shared) -> bool {
     };
     // The peer may have deleted its own as the redundant one, while ours never got its answer.
     let theirs = state.rival.as_ref().and_then(|rival| rival.successor);
-    let stands = |ike: &IkeSaId| shared.directory.entry(*ike).is_some();
-    let Some(heir) = [theirs, ours].into_iter().flatten().find(stands) else { return false };
+    let mut heirs = [theirs, ours].into_iter().flatten();
+    let Some(heir) = heirs.find(|it| stands(shared, *it)) else { return false };
     sa.own = None;
     hand_over(sa, shared, heir, Instant::NEVER);
     true

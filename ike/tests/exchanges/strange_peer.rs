@@ -4,12 +4,12 @@
 use crypto::{aead::Engines, random::RandomSource};
 use ike::{
     config::Endpoints,
-    event::FailureCode,
-    input::Input,
+    event::{Event, FailureCode},
+    input::{Command, Input},
     keys::{IkeKeys, Opener, Sealer, SkD, Skeyseed},
     negotiate::{Pfs, esp_offer, ike_offer},
     output::RequestKind,
-    view::IkeSaView,
+    view::{IkeSaView, IkeState},
     wire::{
         Delete, ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload,
         PayloadType, ProtocolId, Spi, TrafficSelectors,
@@ -435,7 +435,7 @@ fn a_response_that_breaks_the_rules_leaves_no_spi_behind() {
         let response = peer.sealer.seal(&header, &[]).unwrap();
         world.input(B, Input::Datagram { path, payload: &response });
     };
-    world.command(B, ike::input::Command::RekeyChild { child: CHILD });
+    world.command(B, Command::RekeyChild { child: CHILD });
     assert_eq!(spis(&world), before + 1);
     respond(&mut world, INFORM, 0);
     respond(&mut world, INFORM, 1);
@@ -467,8 +467,15 @@ fn children_that_come_and_go_are_bounded() {
     assert_eq!(peer.error(&mut world, CREATE, &child_request(0x4000, "aes256gcm16-esn")), None);
 }
 
-/// The IKE SA that a rekey of the peer made takes the place of what the peer seals with.
-fn rekey_ike(world: &mut World, peer: &mut Impostor, round: u64) -> Result<(), NotifyType> {
+/// What an impostor seals with.
+struct Keys {
+    header: Header,
+    sealer: Sealer,
+}
+
+/// The IKE SA that a rekey of the peer made takes the place of what the peer seals with, which it
+/// gives.
+fn rekey_ike(world: &mut World, peer: &mut Impostor, round: u64) -> Result<Keys, NotifyType> {
     let mut dice = Dice(900 + round);
     let key = crypto::ke::generate(KeGroup::Curve25519, &mut dice).unwrap();
     let (spi_i, ni) = (sa_store::IkeSpi(0x4444_0000 + round), vec![7; 32]);
@@ -493,11 +500,14 @@ fn rekey_ike(world: &mut World, peer: &mut Impostor, round: u64) -> Result<(), N
         .derive(suite, &ni, &nr, spi_i, spi_r)
         .unwrap();
     let engines = Engines::portable();
-    peer.header = Header { spi_i, spi_r, message_id: u32::MAX, ..peer.header };
-    peer.sealer = Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut dice).unwrap();
+    let header = Header { spi_i, spi_r, message_id: u32::MAX, ..peer.header };
+    let sealer = Sealer::new(&engines, suite.suite, &keys.initiator, 0, &mut dice).unwrap();
     peer.opener = Opener::new(&engines, suite.suite, &keys.responder).unwrap();
     peer.sk_d = keys.d;
-    Ok(())
+    Ok(Keys {
+        header: std::mem::replace(&mut peer.header, header),
+        sealer: std::mem::replace(&mut peer.sealer, sealer),
+    })
 }
 
 #[test]
@@ -506,7 +516,7 @@ fn ike_rekeys_whose_old_ones_are_never_deleted_are_bounded() {
     let mut made = 0;
     let refused = loop {
         match rekey_ike(&mut world, &mut peer, made) {
-            Ok(()) => made += 1,
+            Ok(_) => made += 1,
             Err(error) => break error,
         }
         assert!(made < 100, "there is no limit");
@@ -516,4 +526,37 @@ fn ike_rekeys_whose_old_ones_are_never_deleted_are_bounded() {
     // The newest goes on.
     peer.ask(&mut world, INFORM, &[], |answer| assert!(answer.is_empty()));
     assert_eq!(pairs(&world), 1);
+}
+
+/// Two rekeys of the IKE SA cross, and the peer deletes one successor before it lets the nonces
+/// decide for just that one: the children go to the other.
+#[test]
+fn children_do_not_go_to_a_successor_that_is_gone() {
+    let (mut world, mut peer) = world();
+    world.command(B, Command::RekeyIke { tunnel: TUNNEL });
+    let old = rekey_ike(&mut world, &mut peer, 1).unwrap();
+    assert_eq!(ike_sas(&world).len(), 2);
+    peer.ask(&mut world, INFORM, &[Payload::Delete(Delete::ike())], |it| assert!(it.is_empty()));
+    assert_eq!(ike_sas(&world).len(), 1, "the peer's successor is gone");
+    // The lowest nonce is in the exchange of B, whose successor would be the redundant one.
+    let key = crypto::ke::generate(KeGroup::Curve25519, &mut Dice(77)).unwrap();
+    let spi = Some(sa_store::IkeSpi(0x5555_0000));
+    let answer = [
+        Payload::Sa(ike_offer(&[ike_proposal(SUITE)], spi)),
+        Payload::Nonce(Nonce(vec![0; 32].into())),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, key.public)),
+    ];
+    let Keys { header, mut sealer } = old;
+    let header = Header { exchange: CREATE, response: true, message_id: 0, ..header };
+    let response = sealer.seal(&header, &answer).unwrap();
+    let path = Endpoints { local: address(B), remote: address(A) };
+    world.input(B, Input::Datagram { path, payload: &response });
+    let views = ike_sas(&world);
+    let up: Vec<_> = views.iter().filter(|it| it.state == IkeState::Established).collect();
+    assert_eq!(up.len(), 1, "{views:#?}");
+    assert_eq!(up[0].children.len(), 1, "{views:#?}");
+    let rekeyed =
+        |event: &Event| matches!(event, Event::IkeRekeyed { new, .. } if *new == up[0].id);
+    assert_eq!(world.count(B, rekeyed), 1);
+    peer.bystander.assert_unharmed(&mut world);
 }

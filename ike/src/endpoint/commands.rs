@@ -11,7 +11,11 @@ use crate::{
     event::{Failure, FailureCode},
     exchange::ike_sa_init::{self, Target},
     input::Command,
-    sa::{IkeSa, Task, child::Phase, established::OwnExchange},
+    sa::{
+        IkeSa, Task,
+        child::Phase,
+        established::{OwnExchange, Stage},
+    },
 };
 
 impl Endpoint {
@@ -101,6 +105,11 @@ impl Endpoint {
         for ike in self.of_tunnel(tunnel) {
             let now = self.shared.now;
             self.step(ike, |sa, shared| match sa {
+                // Who rekeyed deletes it. The peer may not have our answer yet: a delete of ours
+                // would end all that it has.
+                IkeSa::Established(sa) if matches!(sa.stage, Stage::Superseded { .. }) => {
+                    Some(IkeSa::Established(sa))
+                }
                 IkeSa::Established(mut sa) => {
                     sa.queue.remove(|_| true);
                     sa.assign(shared, Task::DeleteIke(reason.clone()), now);

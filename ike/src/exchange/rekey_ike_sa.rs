@@ -312,7 +312,9 @@ fn stands(shared: &Shared, successor: IkeSaId) -> bool {
 /// by us at `delete_at`.
 fn hand_over(sa: &mut Established, shared: &mut Shared, to: IkeSaId, delete_at: Instant) {
     shared.children.inherit(sa.id, to);
-    let tasks = sa.queue.take_for_successor();
+    let mut tasks = sa.queue.take_for_successor();
+    // What was to end with the old IKE SA ends with its successor, but for old age.
+    tasks.extend(sa.queue.take_delete_ike(|reason| reason.code != FailureCode::Expired));
     let retries = |task: &Task| matches!(task, Task::RekeyIke);
     sa.queue.remove(retries);
     shared.act(Action::Promote(to, tasks));

@@ -5,6 +5,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 use sa_store::{ChildId, EspSpi, Instant, PairId};
 
 use super::Task;
+use crate::event::Failure;
 
 /// Tasks in order.
 #[derive(Debug, Default)]
@@ -80,6 +81,13 @@ impl Queue {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Takes the end of the IKE SA, if it is there for such a reason.
+    pub(crate) fn take_delete_ike(&mut self, test: impl Fn(&Failure) -> bool) -> Option<Queued> {
+        let ends = |queued: &Queued| matches!(&queued.task, Task::DeleteIke(it) if test(it));
+        let at = self.list.iter().position(ends)?;
+        self.list.remove(at)
     }
 
     /// Takes what a successor of the IKE SA has to do in its place.

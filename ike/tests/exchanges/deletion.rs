@@ -146,6 +146,47 @@ fn a_child_is_taken_down_in_the_middle_of_its_rekey() {
     }
 }
 
+/// A rekey of the IKE SA that is under way must not carry the tunnel past its end, however long
+/// the key exchange takes at either end.
+#[test]
+fn a_tunnel_is_taken_down_in_the_middle_of_an_ike_rekey() {
+    let rekeying: [&[usize]; 3] = [&[A], &[B], &[A, B]];
+    for (rekeying, deleting) in rekeying.into_iter().flat_map(|it| [(it, A), (it, B)]) {
+        for slow in [None, Some(A), Some(B)] {
+            for at in 0..50 {
+                let context = format!("{rekeying:?} rekey, {deleting} deletes, {slow:?}, {at} ms");
+                let mut world = World::new(10 + at);
+                world.establish();
+                if let Some(slow) = slow {
+                    world.nodes[slow].hold = Some(|kind| {
+                        matches!(
+                            kind,
+                            RequestKind::Agree { .. } | RequestKind::GenerateAndAgree { .. }
+                        )
+                    });
+                }
+                for node in rekeying {
+                    world.command(*node, Command::RekeyIke { tunnel: TUNNEL });
+                }
+                world.run_ms(at);
+                world.command(deleting, Command::Terminate { tunnel: TUNNEL });
+                world.run_ms(100);
+                if let Some(slow) = slow {
+                    world.release(slow);
+                }
+                world.run_s(30);
+                for node in [A, B] {
+                    let left = world.nodes[node].endpoint.ike_sas();
+                    assert_eq!(left.len(), 0, "{context}");
+                    assert_eq!(world.ike_down(node).len(), 1, "{context}");
+                }
+                assert_eq!(world.ike_down(deleting), [FailureCode::DeletedByOperator], "{context}");
+                world.assert_clean();
+            }
+        }
+    }
+}
+
 /// The peer's delete of a child overtakes our key agreement, or even the response that made the
 /// child: it must not be installed here alone, where its packets would go to nobody.
 #[test]

@@ -208,9 +208,7 @@ impl Endpoint {
         let Some(owner) = self.shared.children.by_sa(id).map(|sa| sa.owner) else { return };
         self.with_established(owner, |sa, shared| {
             let path = Endpoints { local: sa.channel.path.local, remote };
-            if let Some(old) = sa.channel.follow(path) {
-                sa.moved(shared, old);
-            }
+            sa.seen_at(shared, path);
         });
     }
 }

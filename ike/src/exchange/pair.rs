@@ -70,6 +70,7 @@ pub(crate) fn install(
         transform: made.choice.transform,
         encapsulation: sa.channel.nat.encapsulation(),
         path: sa.channel.path,
+        moving: false,
         local: made.local,
         remote: made.remote,
         group: made.choice.group,

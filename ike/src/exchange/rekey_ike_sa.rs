@@ -294,8 +294,10 @@ fn succeed(
         .map_err(|_| internal())?;
     let (old, window) = (&sa.channel, Window::new(0, 0));
     let surroundings = (old.path, old.nat, old.fragmentation);
-    let (channel, secrets) = Channel::open_with(shared, spis, suite, keys, surroundings, window)
-        .map_err(|_| internal())?;
+    let (mut channel, secrets) =
+        Channel::open_with(shared, spis, suite, keys, surroundings, window)
+            .map_err(|_| internal())?;
+    channel.moves_like(old);
     let id = shared.next_ike_id();
     let mut new = Established::new(shared, id, Arc::clone(&sa.peer), channel, secrets);
     new.set_stage(shared, stage);

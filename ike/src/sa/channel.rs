@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use sa_store::{IkeSpi, Instant};
 
 use super::{
+    mobility::Mobility,
     nat::{NAT_PORT, Nat},
     window::{Due, RequestId, Resend, Window},
 };
@@ -63,6 +64,7 @@ pub(crate) struct Channel {
     requests: Reassembly,
     responses: Reassembly,
     last_transmit: Instant,
+    mobility: Mobility,
 }
 
 /// What a datagram is to its IKE SA.
@@ -129,6 +131,7 @@ impl Channel {
             requests: Reassembly::default(),
             responses: Reassembly::default(),
             last_transmit: shared.now,
+            mobility: Mobility::default(),
         };
         Ok((channel, Secrets { sk_d: keys.d, sk_pi: keys.pi, sk_pr: keys.pr }))
     }
@@ -310,16 +313,25 @@ impl Channel {
     }
 
     pub(crate) fn due(&self, shared: &Shared) -> Instant {
-        self.window.due().min(self.keepalive_due(shared))
+        self.window.due().min(self.keepalive_due(shared)).min(self.mobility.due())
     }
 
     /// The peer sent something authentic and new from `path`: if it is behind a NAT it may have
-    /// a new mapping (RFC 7296 §2.23). Returns the old address if it moved.
-    pub(crate) fn follow(&mut self, path: Endpoints) -> Option<SocketAddr> {
-        let moved = self.nat.remote && !self.nat.local && path != self.path;
-        if !moved || path.local != self.path.local {
-            return None;
+    /// a new mapping (RFC 7296 §2.23), which [`Self::follow`] follows.
+    pub(crate) fn seen_at(&mut self, path: Endpoints) {
+        if self.nat.remote && !self.nat.local && path.local == self.path.local {
+            self.mobility.seen(path, self.path);
         }
+    }
+
+    /// Follows a peer that has moved, if it is time. Returns the old address.
+    pub(crate) fn follow(&mut self, now: Instant) -> Option<SocketAddr> {
+        let path = self.mobility.follow(now)?;
         Some(core::mem::replace(&mut self.path, path).remote)
+    }
+
+    /// The IKE SA that this one replaces knows how the peer has moved.
+    pub(crate) const fn moves_like(&mut self, old: &Self) {
+        self.mobility = old.mobility;
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct ChildSa {
     pub(crate) encapsulation: Encapsulation,
     /// Where its packets go as far as the backend has been told.
     pub(crate) path: Endpoints,
+    /// The backend has not answered yet to what it was told last.
+    pub(crate) moving: bool,
     pub(crate) local: Vec<TrafficSelector>,
     pub(crate) remote: Vec<TrafficSelector>,
     /// The group of its own key exchange, proposed first when it is rekeyed.
@@ -350,19 +352,27 @@ impl Shared {
 
     /// The peer of an IKE SA is at another address: pairs in UDP follow (RFC 7296 §2.23).
     ///
-    /// One that is being installed follows when it stands.
+    /// One that is being installed follows when it stands, one that is being moved afterwards.
     pub(crate) fn move_pairs(&mut self, owner: IkeSaId, path: Endpoints) {
         let behind = |sa: &&ChildSa| {
             sa.encapsulation == Encapsulation::Udp
                 && sa.phase != Phase::Installing
+                && !sa.moving
                 && sa.path != path
         };
         let pairs: Vec<PairId> = self.children.of(owner).filter(behind).map(|sa| sa.pair).collect();
         for pair in pairs {
             if let Some(sa) = self.children.get_mut(pair) {
-                sa.path = path;
+                (sa.path, sa.moving) = (path, true);
             }
             self.request(Waiter::Pair(pair), RequestKind::UpdateAddresses { pair, path });
+        }
+    }
+
+    /// The backend has answered to where a pair was moved.
+    pub(crate) fn pair_moved(&mut self, pair: PairId) {
+        if let Some(sa) = self.children.get_mut(pair) {
+            sa.moving = false;
         }
     }
 

@@ -233,12 +233,23 @@ impl Established {
             CompletionResult::Installed(result) => {
                 create_child_sa::on_installed(&mut self, shared, pair, result)
             }
-            CompletionResult::Activated(Err(reason)) | CompletionResult::Updated(Err(reason)) => {
+            CompletionResult::Activated(Err(reason)) => {
                 self.replace_broken(shared, pair, reason);
                 Ok(())
             }
             CompletionResult::Activated(Ok(())) => {
                 shared.pair_carries(pair);
+                Ok(())
+            }
+            CompletionResult::Updated(Ok(())) => {
+                shared.pair_moved(pair);
+                // The peer may have moved on in the meantime.
+                shared.move_pairs(self.id, self.channel.path);
+                Ok(())
+            }
+            CompletionResult::Updated(Err(reason)) => {
+                shared.pair_moved(pair);
+                self.replace_broken(shared, pair, reason);
                 Ok(())
             }
             _ => Ok(()),

@@ -24,6 +24,7 @@ pub(crate) mod directory;
 pub(crate) mod established;
 pub(crate) mod lifetime;
 pub(crate) mod liveness;
+pub(crate) mod mobility;
 pub(crate) mod nat;
 pub(crate) mod queue;
 pub(crate) mod window;

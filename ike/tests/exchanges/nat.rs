@@ -79,7 +79,7 @@ fn a_new_mapping_is_followed() {
     set_nat(&mut world, 40_000);
     let tunnel = crate::common::TUNNEL;
     world.command(A, Command::CheckLiveness { tunnel });
-    world.run_s(1);
+    world.run_s(2);
     let moved = |it: &Event| matches!(it, Event::PeerMoved { .. });
     assert_eq!(world.count(B, moved), 1);
     let record = &world.nodes[B].pairs.values().next().unwrap().1;
@@ -179,4 +179,83 @@ fn a_set_up_may_begin_on_port_4500() {
     world.run_s(1);
     world.assert_up(1);
     assert_eq!(world.nodes[A].endpoint.ike_sas()[0].path, path);
+}
+
+fn update_requests(world: &World) -> usize {
+    world.nodes[B].requests.iter().filter(|it| *it == "update").count()
+}
+
+/// A peer that claims to be behind a NAT may move as often as it likes: it is followed once a
+/// second, to where it was last.
+#[test]
+fn a_peer_that_hops_is_followed_once_a_second() {
+    let mut world = natted(9, EncapPolicy::Auto);
+    world.establish();
+    let moved = |it: &Event| matches!(it, Event::PeerMoved { .. });
+    for hop in 0..200 {
+        let offset = if hop % 2 == 0 { 40_000 } else { 50_000 };
+        set_nat(&mut world, offset);
+        world.command(A, Command::CheckLiveness { tunnel: crate::common::TUNNEL });
+        world.run_ms(50);
+        let sa = world.nodes[B].pairs.values().next().unwrap().1.id;
+        let remote = format!("198.51.100.7:{}", 2000 + hop).parse().unwrap();
+        world.command(B, Command::MappingChanged { sa, remote });
+    }
+    assert!((9..=12).contains(&world.count(B, moved)), "{}", world.count(B, moved));
+    assert!((9..=12).contains(&update_requests(&world)), "{}", update_requests(&world));
+    // It stays where it is: there it is found, though it says nothing more.
+    world.run_s(1);
+    assert_eq!(world.nodes[B].endpoint.ike_sas()[0].path.remote.port(), 2199);
+    assert_eq!(world.nodes[B].pairs.values().next().unwrap().1.remote.port(), 2199);
+    assert!(world.nodes[B].endpoint.poll_timeout().is_none());
+}
+
+/// Two new mappings in a row: the second one is followed a moment later, also over a rekey.
+#[test]
+fn the_newest_of_two_mappings_is_not_lost() {
+    for rekey in [false, true] {
+        let mut world = natted(10, EncapPolicy::Auto);
+        world.establish();
+        let sa = world.nodes[B].pairs.values().next().unwrap().1.id;
+        let at = |port: u16| SocketAddr::new("198.51.100.7".parse().unwrap(), port);
+        for port in [40_500, 50_500] {
+            world.command(B, Command::MappingChanged { sa, remote: at(port) });
+        }
+        let path = |world: &World| world.nodes[B].endpoint.ike_sas().last().unwrap().path.remote;
+        assert_eq!(path(&world), at(40_500));
+        if rekey {
+            set_nat(&mut world, 50_000);
+            world.command(A, Command::RekeyIke { tunnel: crate::common::TUNNEL });
+            world.run_ms(500);
+        }
+        world.run_s(1);
+        assert_eq!(path(&world), at(50_500));
+        assert_eq!(world.nodes[B].pairs.values().next().unwrap().1.remote, at(50_500));
+        // A packet from where it was that comes late changes nothing for long.
+        world.run_s(5);
+        for port in [40_500, 50_500] {
+            world.command(B, Command::MappingChanged { sa, remote: at(port) });
+        }
+        world.run_s(1);
+        assert_eq!(path(&world), at(50_500));
+    }
+}
+
+/// A backend that is busy gets the newest address when it has done the one before.
+#[test]
+fn one_change_of_addresses_of_a_pair_is_under_way() {
+    let mut world = natted(11, EncapPolicy::Auto);
+    world.establish();
+    world.nodes[B].hold = Some(|kind| matches!(kind, RequestKind::UpdateAddresses { .. }));
+    let sa = world.nodes[B].pairs.values().next().unwrap().1.id;
+    for port in 40_500..40_510 {
+        let remote = SocketAddr::new("198.51.100.7".parse().unwrap(), port);
+        world.command(B, Command::MappingChanged { sa, remote });
+        world.run_s(2);
+    }
+    assert_eq!(world.nodes[B].held.len(), 1);
+    world.release(B);
+    assert_eq!(update_requests(&world), 2);
+    let (inbound, outbound) = world.nodes[B].pairs.values().next().unwrap();
+    assert_eq!((inbound.remote.port(), outbound.remote.port()), (40_509, 40_509));
 }

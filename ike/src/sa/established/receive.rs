@@ -114,12 +114,17 @@ impl Established {
     /// The peer lives, and perhaps elsewhere.
     fn heard(&mut self, shared: &mut Shared, path: Endpoints) {
         self.liveness.seen(shared.now);
-        if let Some(old) = self.channel.follow(path) {
-            self.moved(shared, old);
-        }
+        self.seen_at(shared, path);
     }
 
-    pub(crate) fn moved(&self, shared: &mut Shared, old: core::net::SocketAddr) {
+    /// The peer was seen at `path`, where it is followed in time.
+    pub(crate) fn seen_at(&mut self, shared: &mut Shared, path: Endpoints) {
+        self.channel.seen_at(path);
+        self.follow(shared);
+    }
+
+    pub(super) fn follow(&mut self, shared: &mut Shared) {
+        let Some(old) = self.channel.follow(shared.now) else { return };
         let new = self.channel.path.remote;
         shared.event(Event::PeerMoved { tunnel: self.peer.tunnel(), old, new });
         shared.move_pairs(self.id, self.channel.path);

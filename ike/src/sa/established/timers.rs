@@ -41,6 +41,7 @@ impl Established {
             let now = shared.now;
             self.assign(shared, Task::DeleteIke(failure), now);
         }
+        self.follow(shared);
         self.child_timers(shared);
         self.own_timers(shared);
         self.carry_on(shared, Ok(()))

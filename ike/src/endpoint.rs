@@ -26,6 +26,8 @@ use crate::{
 
 /// IKE SAs of one peer that are over and only repeat their last response, at most.
 const CLOSED: usize = 16;
+/// The same of all peers of a tunnel, which may have as many identities as it takes.
+const CLOSED_OF_ALL: usize = 64;
 
 /// All IKE SAs of a shard as one machine without I/O.
 ///
@@ -287,10 +289,11 @@ impl Endpoint {
             Some(IkeSa::Closed(sa)) => sa.peer.remote_id.same(&new.peer.remote_id),
             _ => false,
         };
-        let all = self.closed.range(first..=last).map(|(_, ike)| *ike);
-        let old: Vec<IkeSaId> = all.filter(same).collect();
-        let excess = (old.len() + 1).saturating_sub(CLOSED);
-        for ike in old.into_iter().take(excess) {
+        let mut all: Vec<IkeSaId> = self.closed.range(first..=last).map(|(_, ike)| *ike).collect();
+        let mut old: Vec<IkeSaId> = all.iter().copied().filter(same).collect();
+        old.truncate((old.len() + 1).saturating_sub(CLOSED));
+        all.truncate((all.len() + 1).saturating_sub(CLOSED_OF_ALL));
+        for ike in old.into_iter().chain(all) {
             self.step(ike, |sa, shared| {
                 if let IkeSa::Closed(sa) = sa {
                     sa.end(shared);

@@ -24,7 +24,8 @@ const COURTESY: Duration = Duration::from_secs(3);
 
 /// IKE SAs that a peer may have besides its newest where that replaces them.
 const LEAVING: usize = 8;
-/// The same where it does not.
+/// The same where it does not, and for all peers of a tunnel together: who may have any identity
+/// can have another one each time.
 const DUPLICATES: usize = 64;
 
 impl Endpoint {
@@ -104,11 +105,20 @@ impl Endpoint {
             Some(IkeSa::Established(sa)) if !sa.peer.connection.replace_duplicates => DUPLICATES,
             _ => LEAVING,
         };
-        let mut others: Vec<IkeSaId> = self.shared.directory.of_tunnel(tunnel).collect();
-        others.retain(|ike| *ike != new && self.same_peer(*ike, new));
-        let excess = others.len().saturating_sub(most);
-        let reason = Failure::new(FailureCode::Replaced, "the same peer has too many IKE SAs");
-        for old in others.into_iter().take(excess) {
+        let all = |this: &Self| -> Vec<IkeSaId> {
+            this.shared.directory.of_tunnel(tunnel).filter(|ike| *ike != new).collect()
+        };
+        let mut same = all(self);
+        same.retain(|ike| self.same_peer(*ike, new));
+        self.abandon_oldest(same, most, "the same peer has too many IKE SAs");
+        self.abandon_oldest(all(self), DUPLICATES, "the tunnel has too many IKE SAs");
+    }
+
+    /// Ends the first ones without a word until no more than `most` are left.
+    fn abandon_oldest(&mut self, ikes: Vec<IkeSaId>, most: usize, why: &str) {
+        let excess = ikes.len().saturating_sub(most);
+        let reason = Failure::new(FailureCode::Replaced, why);
+        for old in ikes.into_iter().take(excess) {
             self.step(old, |sa, shared| {
                 sa.abandon(shared, &reason);
                 None

@@ -259,11 +259,11 @@ impl Children {
         ended
     }
 
-    /// How many pairs of a child and a peer of it are leaving.
-    pub(crate) fn leaving_of(&self, child: ChildId, peer: &Identity) -> usize {
+    /// How many pairs of a child and of certain peers of it are leaving.
+    pub(crate) fn leaving_of(&self, child: ChildId, peer: impl Fn(&Identity) -> bool) -> usize {
         let former = self.index.former_children.range((child, FIRST)..=(child, LAST));
         let pairs = former.filter_map(|(_, pair)| self.leaving.get(pair));
-        pairs.filter(|leaving| leaving.sa.remote_id.same(peer)).count()
+        pairs.filter(|leaving| peer(&leaving.sa.remote_id)).count()
     }
 
     /// The backend has let go of a pair.

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use ike::{
     config::{EndpointConfig, Endpoints},
     event::FailureCode,
-    input::Command,
+    input::{Command, Input},
+    output::RequestKind,
 };
-use sa_store::TunnelId;
+use sa_store::{IdentityPattern, TunnelId};
 
 use crate::common::{A, B, Fate, Node, TUNNEL, World, address, child, connection};
 
@@ -188,4 +189,85 @@ fn a_peer_that_comes_again_and_again_leaves_few_ike_sas_behind() {
         let newest = views.last().unwrap();
         assert_eq!(newest.children.len(), 1, "{newest:#?}");
     }
+}
+
+/// Whoever has the key of a tunnel that takes any identity may be a new peer each time: what it
+/// leaves behind is limited all the same.
+#[test]
+fn a_peer_of_many_names_leaves_few_ike_sas_behind() {
+    for closing in [false, true] {
+        let mut world = World::with(7, EndpointConfig::default(), |node, it| {
+            if node == B {
+                it.remote_id = IdentityPattern::Any;
+            }
+        });
+        let calls = 80;
+        let tunnel = |number: u32| TunnelId(100 + number);
+        let mut deletes = Vec::new();
+        for number in 0..calls {
+            let mut other = connection(A);
+            other.tunnel = tunnel(number);
+            other.local_id = Some(format!("x{number}.example").parse().unwrap());
+            other.children[0].child = sa_store::ChildId(100 + number);
+            world.command(A, Command::Configure(Arc::new(other)));
+            let path = Endpoints { local: address(A), remote: address(B) };
+            let tunnel = tunnel(number);
+            world.command(A, Command::Initiate { tunnel, path, children: Vec::new() });
+            world.run_ms(100);
+            if closing {
+                let before = world.sent.len();
+                world.command(A, Command::Terminate { tunnel });
+                deletes.push(world.sent[before].clone());
+                world.run_ms(50);
+            }
+        }
+        let views = world.nodes[B].endpoint.ike_sas();
+        if !closing {
+            assert_eq!(views.len(), 65);
+            assert_eq!(views.last().unwrap().children.len(), 1);
+            continue;
+        }
+        assert!(views.is_empty());
+        // Those that are over answer once more: the last ones, but not all.
+        let answered = deletes.iter().filter(|delete| {
+            let before = world.sent.len();
+            let path = Endpoints { local: address(B), remote: address(A) };
+            world.input(B, Input::Datagram { path, payload: &delete.payload });
+            world.sent.len() > before
+        });
+        assert_eq!(answered.count(), 64);
+    }
+}
+
+/// As the pairs do of IKE SAs that are gone while the backend does not let go of them.
+#[test]
+fn a_peer_of_many_names_leaves_few_pairs_behind() {
+    let mut world = World::with(8, EndpointConfig::default(), |node, it| {
+        if node == B {
+            it.remote_id = IdentityPattern::Any;
+        }
+    });
+    world.nodes[B].hold = Some(|kind| matches!(kind, RequestKind::Remove { .. }));
+    for number in 0..400 {
+        let tunnel = TunnelId(100 + number);
+        let mut other = connection(A);
+        other.tunnel = tunnel;
+        other.local_id = Some(format!("x{number}.example").parse().unwrap());
+        other.children[0].child = sa_store::ChildId(100 + number);
+        world.command(A, Command::Configure(Arc::new(other)));
+        let path = Endpoints { local: address(A), remote: address(B) };
+        world.command(A, Command::Initiate { tunnel, path, children: Vec::new() });
+        world.run_ms(50);
+    }
+    // Those that leave, and those of the IKE SAs that were there when no more were let in.
+    assert_eq!(world.nodes[B].pairs.len(), 256 + 65);
+    // There is room again for who comes next.
+    world.release(B);
+    world.command(A, Command::Terminate { tunnel: TunnelId(499) });
+    world.run_s(1);
+    let path = Endpoints { local: address(A), remote: address(B) };
+    let tunnel = TunnelId(499);
+    world.command(A, Command::Initiate { tunnel, path, children: Vec::new() });
+    world.run_s(1);
+    assert_eq!(world.nodes[B].endpoint.ike_sas().last().unwrap().children.len(), 1);
 }

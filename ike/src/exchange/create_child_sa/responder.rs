@@ -36,6 +36,8 @@ const PAIRS_PER_CHILD: usize = 4;
 const LEAVING_PER_CHILD: usize = 16 * PAIRS_PER_CHILD;
 /// Two IKE SAs of both ends' own making come up within this time.
 const CROSSWISE: Duration = Duration::from_secs(90);
+/// The same for all peers of a tunnel together, whatever they call themselves.
+const LEAVING_OF_ALL: usize = 4 * LEAVING_PER_CHILD;
 
 /// A request that is being answered.
 #[derive(Debug)]
@@ -151,7 +153,9 @@ pub(crate) fn answer(
         return Err(NotifyType::TEMPORARY_FAILURE.into());
     }
     // What the peer has made and deleted is there until the backend has let go of it.
-    if shared.children.leaving_of(config.child, &sa.peer.remote_id) >= LEAVING_PER_CHILD {
+    let leaving = shared.children.leaving_of(config.child, |it| it.same(&sa.peer.remote_id));
+    let of_all = shared.children.leaving_of(config.child, |_| true);
+    if leaving >= LEAVING_PER_CHILD || of_all >= LEAVING_OF_ALL {
         return Err(NotifyType::TEMPORARY_FAILURE.into());
     }
     let choice = match select_esp(&config.proposals, sa_i, pfs) {

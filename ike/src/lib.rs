@@ -22,6 +22,7 @@ extern crate alloc;
 extern crate std;
 
 mod admission;
+mod complaints;
 pub mod config;
 mod connections;
 mod counters;

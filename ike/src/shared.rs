@@ -13,6 +13,7 @@ use sa_store::{ChildId, IkeSpi, Instant, PairId, SaId, TunnelId};
 
 use crate::{
     admission::Admission,
+    complaints::Complaints,
     config::{EndpointConfig, Endpoints},
     connections::Connections,
     counters::Counters,
@@ -100,6 +101,7 @@ pub(crate) struct Shared {
     waiting: BTreeMap<Ticket, Waiter>,
     ids: Ids,
     hints: HintLimit,
+    complaints: BTreeMap<TunnelId, Complaints>,
 }
 
 impl Shared {
@@ -128,6 +130,7 @@ impl Shared {
             waiting: BTreeMap::new(),
             ids: Ids { shard, ike: 0, pair: 0, sa: 0, ticket: 0 },
             hints: HintLimit::default(),
+            complaints: BTreeMap::new(),
         }
     }
 
@@ -218,6 +221,26 @@ impl Shared {
         failure: Failure,
     ) {
         self.event(Event::Failed { tunnel, child, remote, failure, stranger: false });
+    }
+
+    /// As [`Self::failed`], for what the peer of a tunnel can cause at will with its requests.
+    pub(crate) fn failed_request(
+        &mut self,
+        tunnel: TunnelId,
+        child: Option<ChildId>,
+        remote: SocketAddr,
+        failure: Failure,
+    ) {
+        let complaints = self.complaints.entry(tunnel).or_default();
+        if let Some(failure) = complaints.tell(self.now, failure) {
+            self.failed(Some(tunnel), child, remote, failure);
+        }
+    }
+
+    /// There is no such tunnel any more.
+    pub(crate) fn forget(&mut self, tunnel: TunnelId) {
+        self.connections.remove(tunnel);
+        self.complaints.remove(&tunnel);
     }
 
     /// Whether [`Self::hint`] would be heard now: if not, its words need not be found.

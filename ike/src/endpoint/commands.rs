@@ -26,7 +26,7 @@ impl Endpoint {
             }
             Command::Forget(tunnel) => {
                 self.terminate(tunnel);
-                self.shared.connections.remove(tunnel);
+                self.shared.forget(tunnel);
             }
             Command::Initiate { tunnel, path, children } => self.initiate(tunnel, path, children),
             Command::Terminate { tunnel } => self.terminate(tunnel),

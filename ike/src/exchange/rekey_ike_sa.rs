@@ -432,7 +432,7 @@ pub(crate) fn on_request(
         Ok(choice) => choice,
         Err(mismatch) => {
             let failure = Failure::new(FailureCode::NoProposalChosen, format!("{mismatch}"));
-            shared.failed(Some(sa.peer.tunnel()), None, sa.channel.path.remote, failure);
+            shared.failed_request(sa.peer.tunnel(), None, sa.channel.path.remote, failure);
             return Err(NotifyType::NO_PROPOSAL_CHOSEN.into());
         }
     };

@@ -97,6 +97,19 @@ impl Impostor {
         read(&opened.payloads().unwrap())
     }
 
+    /// Answers the newest request of B.
+    fn answer(&mut self, world: &mut World, payloads: &[Payload<'_>]) {
+        let newest = world.sent.iter().rev().filter(|it| it.path.remote == address(A));
+        let request = { newest }.find_map(|it| {
+            Header::parse(&it.payload).ok().map(|it| it.0).filter(|header| !header.response)
+        });
+        let Header { exchange, message_id, .. } = request.unwrap();
+        let header = Header { exchange, message_id, response: true, ..self.header };
+        let response = self.sealer.seal(&header, payloads).unwrap();
+        let path = Endpoints { local: address(B), remote: address(A) };
+        world.input(B, Input::Datagram { path, payload: &response });
+    }
+
     fn error(
         &mut self,
         world: &mut World,
@@ -213,6 +226,30 @@ fn a_peer_gets_so_many_children_and_no_more() {
         assert!(made < 100, "there is no limit");
     };
     assert_eq!(refused, NotifyType::NO_ADDITIONAL_SAS);
+}
+
+#[test]
+fn refusals_are_told_a_few_times_a_second_and_then_counted() {
+    let (mut world, mut peer) = world();
+    for number in 0..200 {
+        let request = child_request(0x2100 + number, "aes128gcm16-esn");
+        let refused = peer.error(&mut world, CREATE, &request);
+        assert_eq!(refused, Some(NotifyType::NO_PROPOSAL_CHOSEN));
+    }
+    assert_eq!(world.failures(B), [FailureCode::NoProposalChosen; 10]);
+    world.run_s(1);
+    peer.error(&mut world, CREATE, &child_request(0x2300, "aes128gcm16-esn"));
+    assert_eq!(world.failures(B).len(), 11);
+    let text = world.failure_text(B);
+    assert!(text.ends_with(" (190 more before it)"), "{text}");
+    // What we want ourselves fails aloud all the same.
+    world.nodes[B].refuse_installs = 1;
+    for number in 0..20 {
+        peer.error(&mut world, CREATE, &child_request(0x2400 + number, "aes128gcm16-esn"));
+    }
+    world.command(B, Command::RekeyChild { child: CHILD });
+    peer.answer(&mut world, &[Payload::Notify(Notify::new(NotifyType::NO_ADDITIONAL_SAS))]);
+    assert_eq!(world.failures(B).last(), Some(&FailureCode::NoAdditionalSas));
 }
 
 #[test]

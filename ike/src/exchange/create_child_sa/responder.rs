@@ -316,7 +316,7 @@ fn refuse(
         FailureCode::TsUnacceptable => NotifyType::TS_UNACCEPTABLE,
         _ => NotifyType::TEMPORARY_FAILURE,
     };
-    shared.failed(Some(sa.peer.tunnel()), child, sa.channel.path.remote, failure);
+    shared.failed_request(sa.peer.tunnel(), child, sa.channel.path.remote, failure);
     Err(kind.into())
 }
 
@@ -396,7 +396,7 @@ fn answer_failed(
     failure: Failure,
 ) -> Step {
     let (tunnel, remote) = (sa.peer.tunnel(), sa.channel.path.remote);
-    shared.failed(Some(tunnel), Some(child), remote, failure);
+    shared.failed_request(tunnel, Some(child), remote, failure);
     if let Some(old) = old {
         rekey_child_sa::settle(sa, shared, old);
     }

@@ -16,7 +16,7 @@ mod responder;
 use sa_store::{ChildId, EspSpi, PairId, TrafficSelector};
 
 use crate::{
-    config::ChildConfig,
+    config::{ChildConfig, Connection},
     event::{Failure, FailureCode},
     negotiate::traffic_selector,
     sa::{
@@ -36,6 +36,11 @@ pub(crate) use initiator::{
 pub(crate) use responder::{
     Answering, Wanted, answer, most_pairs, on_answer_completion, on_request,
 };
+
+/// The configuration of a tunnel: as it is now, else as it was when the peer authenticated.
+pub(crate) fn connection_of<'a>(sa: &'a Established, shared: &'a Shared) -> &'a Connection {
+    shared.connections.get(sa.peer.tunnel()).unwrap_or(&sa.peer.connection)
+}
 
 /// The configuration of a child: as it is now, else as it was.
 pub(crate) fn config_of(sa: &Established, shared: &Shared, child: ChildId) -> Option<ChildConfig> {

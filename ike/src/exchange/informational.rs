@@ -119,7 +119,8 @@ pub(crate) fn on_request(
         return Err(deleted_by_peer(sa, shared));
     }
     // No more than can be: a message has room for 16,000 that are looked for in vain.
-    let most = create_child_sa::most_pairs(sa).max(shared.children.count(sa.id)) + UNKNOWN_SPIS;
+    let most =
+        create_child_sa::most_pairs(sa, shared).max(shared.children.count(sa.id)) + UNKNOWN_SPIS;
     let spis: Vec<EspSpi> = payloads.deletes().flat_map(Delete::esp_spis).take(most).collect();
     let own: Vec<EspSpi> =
         spis.into_iter().filter_map(|spi| delete_pair(sa, shared, spi)).collect();

@@ -1,5 +1,7 @@
 //! Selectors and several children.
 
+use std::sync::Arc;
+
 use ike::{
     config::{EndpointConfig, Endpoints},
     event::{Event, FailureCode},
@@ -7,7 +9,7 @@ use ike::{
 };
 use sa_store::{ChildId, TrafficSelector};
 
-use crate::common::{A, B, TUNNEL, World, address, child, esp_proposal};
+use crate::common::{A, B, TUNNEL, World, address, child, connection, esp_proposal};
 
 fn selectors(text: &str) -> Vec<TrafficSelector> {
     text.split(',').map(|it| it.parse().unwrap()).collect()
@@ -121,6 +123,41 @@ fn one_child_is_added_and_taken_away() {
     world.assert_up(2);
     assert_eq!(world.child_down(A), [FailureCode::DeletedByPeer]);
     assert_eq!(world.child_down(B), [FailureCode::DeletedByOperator]);
+    world.assert_clean();
+}
+
+/// An IKE SA stays when a reload adds children: what it was established with is no limit.
+#[test]
+fn children_that_a_reload_adds_come_up_on_the_ike_sa_that_is_there() {
+    let configured = |node: usize, children: u32| {
+        let mut connection = connection(node);
+        connection.children = (1..=children)
+            .map(|number| {
+                let (one, two) = (format!("10.1.{number}.0/24"), format!("10.2.{number}.0/24"));
+                let (local, remote) = if node == A { (one, two) } else { (two, one) };
+                child(number, &local, &remote)
+            })
+            .collect();
+        connection
+    };
+    let mut world = World::with(6, EndpointConfig::default(), |node, it| *it = configured(node, 1));
+    world.establish();
+    for node in [A, B] {
+        world.command(node, Command::Configure(Arc::new(configured(node, 6))));
+    }
+    world.initiate(A);
+    world.run_s(2);
+    world.assert_up(6);
+    for round in 1..=2 {
+        for number in 1..=6 {
+            world.command(A, Command::RekeyChild { child: ChildId(10 + number) });
+        }
+        world.run_s(2);
+        assert_eq!(world.rekeyed(A), 6 * round);
+    }
+    assert_eq!(world.failures(A), []);
+    world.run_s(20);
+    world.assert_up(6);
     world.assert_clean();
 }
 

@@ -156,6 +156,16 @@ fn child_request(spi: u32, esp: &str) -> Vec<Payload<'static>> {
     ]
 }
 
+/// Asks for a successor of the pair that the peer receives with `old`.
+fn rekey_request(old: u32, spi: u32, esp: &str) -> Vec<Payload<'static>> {
+    let mut request = child_request(spi, esp);
+    let (protocol, spi) = (ProtocolId::ESP, Spi::Esp(old));
+    let notify = Notify { protocol, spi, ..Notify::new(NotifyType::REKEY_SA) };
+    request.insert(0, Payload::Notify(notify));
+    request
+}
+
+const ESP: &str = "aes256gcm16-esn";
 const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORM: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -226,6 +236,8 @@ fn a_peer_gets_so_many_children_and_no_more() {
         assert!(made < 100, "there is no limit");
     };
     assert_eq!(refused, NotifyType::NO_ADDITIONAL_SAS);
+    // What there is can still be replaced.
+    assert_eq!(peer.error(&mut world, CREATE, &rekey_request(0x3000, 0x3100, ESP)), None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
         pair::{self, Made},
         refusal, rekey_child_sa, rekey_ike_sa,
     },
-    Installed, config_of, no_spi,
+    Installed, config_of, connection_of, no_spi,
 };
 use crate::{
     config::{ChildConfig, Endpoints},
@@ -32,6 +32,8 @@ use crate::{
 
 /// Pairs an IKE SA may have for each configured child before a peer gets NO_ADDITIONAL_SAS.
 const PAIRS_PER_CHILD: usize = 4;
+/// Pairs it may have besides while the peer replaces one.
+const PAIRS_PER_REKEY: usize = 2;
 /// Pairs of a child that may be leaving before its peer has to wait with the next.
 const LEAVING_PER_CHILD: usize = 16 * PAIRS_PER_CHILD;
 /// Two IKE SAs of both ends' own making come up within this time.
@@ -101,7 +103,9 @@ pub(crate) fn on_request(
     }
     let nonce_i = payloads.require_nonce()?.0.to_vec();
     let old = rekey_child_sa::find_old(sa, shared, payloads)?;
-    if shared.children.count(sa.id) >= most_pairs(sa) {
+    // What a successor replaces goes soon.
+    let most = most_pairs(sa, shared) + if old.is_some() { PAIRS_PER_REKEY } else { 0 };
+    if shared.children.count(sa.id) >= most {
         return Err(NotifyType::NO_ADDITIONAL_SAS.into());
     }
     let nonce_r = shared.nonce();
@@ -117,9 +121,9 @@ pub(crate) fn on_request(
     answer(sa, shared, wanted, payloads)
 }
 
-/// How many pairs a peer may have made with an IKE SA.
-pub(crate) fn most_pairs(sa: &Established) -> usize {
-    PAIRS_PER_CHILD * sa.peer.connection.children.len().max(1)
+/// How many pairs a peer may have made with an IKE SA, by the configuration as it is now.
+pub(crate) fn most_pairs(sa: &Established, shared: &Shared) -> usize {
+    PAIRS_PER_CHILD * connection_of(sa, shared).children.len().max(1)
 }
 
 /// A request for a child, from whichever exchange.
@@ -256,7 +260,7 @@ fn pick(
     (ours, theirs): (&[TrafficSelector], &[TrafficSelector]),
     old: Option<ChildId>,
 ) -> Option<(Box<ChildConfig>, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
-    let connection = shared.connections.get(sa.peer.tunnel()).unwrap_or(&sa.peer.connection);
+    let connection = connection_of(sa, shared);
     let narrowed = |config: &ChildConfig| {
         let local = traffic_selector::narrow(&config.local, ours);
         let remote = traffic_selector::narrow(&config.remote, theirs);
@@ -287,7 +291,7 @@ fn ts_refused(
     ours: &TrafficSelectors,
     theirs: &TrafficSelectors,
 ) -> Failure {
-    let connection = shared.connections.get(sa.peer.tunnel()).unwrap_or(&sa.peer.connection);
+    let connection = connection_of(sa, shared);
     let configured: Vec<alloc::string::String> = connection
         .children
         .iter()

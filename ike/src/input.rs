@@ -7,6 +7,7 @@ use sa_store::{ChildId, EspSpi, PairId, SaId, SecretBytes, TunnelId};
 
 use crate::{
     config::{Connection, Endpoints},
+    event::{Failure, FailureCode},
     output::Ticket,
     view::IkeSaId,
 };
@@ -158,6 +159,30 @@ pub enum KeFailure {
     InvalidPublicValue,
     /// Our own side failed.
     Internal,
+}
+
+impl KeFailure {
+    /// The failure in words, with whose fault it is.
+    pub(crate) fn failure(self) -> Failure {
+        match self {
+            Self::InvalidPublicValue => {
+                Failure::new(FailureCode::InvalidKe, "the peer's public value is not valid")
+            }
+            Self::Internal => {
+                Failure::new(FailureCode::Internal, "the key exchange failed on our side")
+            }
+        }
+    }
+}
+
+impl CompletionResult {
+    /// Why a key exchange came to nothing. An answer that does not fit is a fault of our own.
+    pub(crate) const fn ke_failure(&self) -> KeFailure {
+        match self {
+            Self::KeyGenerated(Err(failure)) | Self::Agreed(Err(failure)) => *failure,
+            _ => KeFailure::Internal,
+        }
+    }
 }
 
 /// Where inbound SPIs come from: the node-wide allocator.

@@ -166,10 +166,12 @@ pub(crate) fn on_completion(
             settle(sa, shared);
             Ok(())
         }
-        (_, _) => {
-            let failure =
-                Failure::new(FailureCode::Internal, "the key exchange failed on our side");
-            fail(sa, shared, attempts, rival, failure);
+        // The peer has moved on to an IKE SA that we cannot have.
+        (RekeyStep::Agreement { .. }, result) if rival.is_none() => {
+            sa.give_up_on(shared, result.ke_failure().failure())
+        }
+        (_, result) => {
+            fail(sa, shared, attempts, rival, result.ke_failure().failure());
             Ok(())
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ike::{
     config::EndpointConfig,
     event::{Event, FailureCode},
-    input::Command,
+    input::{Command, Completion, CompletionResult, Input, KeFailure},
     output::RequestKind,
     view::ChildState,
 };
@@ -210,7 +210,7 @@ fn slow_key_exchanges_and_backends_only_delay() {
             let now = world.now;
             world.nodes[holding].answer(now, ticket, kind);
         }
-        world.input(holding, ike::input::Input::Timeout);
+        world.input(holding, Input::Timeout);
         world.run_s(4);
         world.release(holding);
         world.run_s(4);
@@ -270,4 +270,46 @@ fn a_hard_limit_that_is_reached_during_a_rekey_counts() {
     assert_eq!(world.child_down(A), [FailureCode::Expired]);
     assert_eq!(world.child_down(B), [FailureCode::DeletedByPeer]);
     assert!(world.nodes[A].pairs.is_empty());
+}
+
+/// The peer uses the new IKE SA already, which we cannot have: there is nothing to try again.
+#[test]
+fn an_ike_sa_whose_new_keys_we_cannot_have_is_given_up() {
+    let mut world = World::new(42);
+    world.establish();
+    world.nodes[A].hold = Some(|kind| matches!(kind, RequestKind::Agree { .. }));
+    world.command(A, Command::RekeyIke { tunnel: TUNNEL });
+    world.run_ms(100);
+    let (ticket, _) = world.nodes[A].held.remove(0);
+    let result = CompletionResult::Agreed(Err(KeFailure::InvalidPublicValue));
+    world.input(A, Input::Completion(Completion { ticket, result }));
+    world.run_s(1);
+    assert_eq!(world.ike_down(A), [FailureCode::InvalidKe]);
+    let reason = world.events(A).iter().find_map(|(_, event)| match event {
+        Event::IkeDown { reason, .. } => Some(reason.message.clone()),
+        _ => None,
+    });
+    assert_eq!(reason.unwrap(), "the peer's public value is not valid");
+    world.nodes[A].hold = None;
+    world.initiate(A);
+    world.run_s(20);
+    world.assert_up(1);
+    world.assert_clean();
+}
+
+#[test]
+fn whose_fault_a_failed_key_exchange_is_stands_in_the_reason() {
+    for (failure, code) in [
+        (KeFailure::InvalidPublicValue, FailureCode::InvalidKe),
+        (KeFailure::Internal, FailureCode::Internal),
+    ] {
+        let mut world = world("aes256gcm16-x25519");
+        world.nodes[A].hold = Some(|kind| matches!(kind, RequestKind::Agree { .. }));
+        world.command(A, Command::RekeyChild { child: CHILD });
+        world.run_ms(100);
+        let (ticket, _) = world.nodes[A].held.remove(0);
+        let result = CompletionResult::Agreed(Err(failure));
+        world.input(A, Input::Completion(Completion { ticket, result }));
+        assert_eq!(world.failures(A), [code]);
+    }
 }

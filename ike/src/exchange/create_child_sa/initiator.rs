@@ -422,7 +422,6 @@ pub(crate) fn on_completion(
     state: Creating,
     result: CompletionResult,
 ) -> Step {
-    let internal = || Failure::new(FailureCode::Internal, "the key exchange failed on our side");
     match (state, result) {
         (Creating::Key(state), CompletionResult::KeyGenerated(Ok(key))) => {
             if !rekey_child_sa::still_wanted(shared, &state.plan) {
@@ -431,12 +430,15 @@ pub(crate) fn on_completion(
             }
             send(sa, shared, state.plan, Some((state.group, key)))
         }
-        (Creating::Key(state), _) => fail(sa, shared, &state.plan, internal()),
+        (Creating::Key(state), result) => {
+            fail(sa, shared, &state.plan, result.ke_failure().failure())
+        }
         (Creating::Agreement(state), CompletionResult::Agreed(Ok(agreement))) => {
             install(sa, shared, state.plan, state.made, Some(&agreement.shared))
         }
-        (Creating::Agreement(state), _) => {
-            undo(sa, shared, &state.plan, state.made.spi_in, internal())
+        (Creating::Agreement(state), result) => {
+            let failure = result.ke_failure().failure();
+            undo(sa, shared, &state.plan, state.made.spi_in, failure)
         }
         (other, _) => {
             sa.own = Some(OwnExchange::Child(other));

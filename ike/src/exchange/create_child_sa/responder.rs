@@ -36,10 +36,10 @@ const PAIRS_PER_CHILD: usize = 4;
 const PAIRS_PER_REKEY: usize = 2;
 /// Pairs of a child that may be leaving before its peer has to wait with the next.
 const LEAVING_PER_CHILD: usize = 16 * PAIRS_PER_CHILD;
-/// Two IKE SAs of both ends' own making come up within this time.
-const CROSSWISE: Duration = Duration::from_secs(90);
 /// The same for all peers of a tunnel together, whatever they call themselves.
 const LEAVING_OF_ALL: usize = 4 * LEAVING_PER_CHILD;
+/// Two IKE SAs of both ends' own making come up within this time.
+const CROSSWISE: Duration = Duration::from_secs(90);
 
 /// A request that is being answered.
 #[derive(Debug)]
@@ -377,15 +377,7 @@ pub(crate) fn on_answer_completion(
         }
         result => {
             shared.spis.release(made.spi_in);
-            let invalid = matches!(
-                result,
-                CompletionResult::Agreed(Err(crate::input::KeFailure::InvalidPublicValue))
-            );
-            let failure = if invalid {
-                Failure::new(FailureCode::InvalidKe, "the peer's public value is not valid")
-            } else {
-                Failure::new(FailureCode::Internal, "the key exchange failed on our side")
-            };
+            let failure = result.ke_failure().failure();
             answer_failed(sa, shared, head, (config.child, old), failure)
         }
     }

@@ -48,8 +48,11 @@ pub(crate) fn prepare(
     sa: &mut Established,
     shared: &mut Shared,
     pair: PairId,
+    attempts: u32,
 ) -> Option<(Box<ChildConfig>, Option<KeGroup>)> {
     if answers(sa, pair) {
+        // The peer's may come to nothing.
+        sa.again_soon(shared, Task::RekeyChild(pair), attempts);
         return None;
     }
     let old = shared.children.get(pair).filter(|old| old.phase == Phase::Installed)?;
@@ -241,9 +244,13 @@ pub(crate) fn find_old(
         return Err(NotifyType::TEMPORARY_FAILURE.into());
     }
     // Ours has not been sent: there is no collision.
-    if matches!(&sa.own, Some(OwnExchange::Child(Creating::Key(own))) if own.plan.old == Some(pair))
+    if let Some(OwnExchange::Child(Creating::Key(own))) = &sa.own
+        && own.plan.old == Some(pair)
     {
+        let attempts = own.plan.attempts;
         sa.own = None;
+        // Should the peer's come to nothing.
+        sa.again_soon(shared, Task::RekeyChild(pair), attempts);
         if let Some(old) = shared.children.get_mut(pair) {
             old.phase = Phase::Installed;
         }

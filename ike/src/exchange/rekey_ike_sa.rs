@@ -248,7 +248,7 @@ fn on_error(
             sa.retry_soon(shared, Task::RekeyIke, attempts);
         } else {
             // RFC 7296 §2.25.2: the peer did not notice the collision; its successor is the one.
-            yield_to(sa, shared, rival);
+            yield_to(sa, shared, attempts, rival);
         }
         return Ok(());
     }
@@ -265,19 +265,21 @@ fn fail(
     failure: Failure,
 ) {
     if rival.is_some() {
-        yield_to(sa, shared, rival);
+        yield_to(sa, shared, attempts, rival);
         return;
     }
     shared.failed(Some(sa.peer.tunnel()), None, sa.channel.path.remote, failure);
     sa.retry(shared, Task::RekeyIke, attempts);
 }
 
-fn yield_to(sa: &mut Established, shared: &mut Shared, rival: Option<RivalIke>) {
-    // Without a successor yet, the pending answer goes on as if there had been no collision.
+fn yield_to(sa: &mut Established, shared: &mut Shared, attempts: u32, rival: Option<RivalIke>) {
     if let Some(ike) = rival.and_then(|rival| rival.successor).filter(|it| stands(shared, *it)) {
         hand_over(sa, shared, ike, Instant::NEVER);
         let until = shared.now + PATIENCE;
         sa.set_stage(shared, Stage::Superseded { until });
+    } else {
+        // The pending answer goes on as if there had been no collision. If it fails, ours is due.
+        sa.retry(shared, Task::RekeyIke, attempts);
     }
 }
 
@@ -413,9 +415,11 @@ pub(crate) fn on_request(
             false
         }
         Some(OwnExchange::RekeyIke(own)) if !own.is_sent() => {
-            let waits = matches!(own.step, RekeyStep::Done { .. });
+            let (waits, attempts) = (matches!(own.step, RekeyStep::Done { .. }), own.attempts);
             if !waits {
                 sa.own = None;
+                // Should the peer's come to nothing.
+                sa.again_soon(shared, Task::RekeyIke, attempts);
             }
             waits
         }

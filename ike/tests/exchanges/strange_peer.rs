@@ -3,9 +3,9 @@
 
 use crypto::{aead::Engines, random::RandomSource};
 use ike::{
-    config::Endpoints,
+    config::{Connection, EndpointConfig, Endpoints},
     event::{Event, FailureCode},
-    input::{Command, Input},
+    input::{Command, Completion, CompletionResult, Input, KeFailure},
     keys::{IkeKeys, Opener, Sealer, SkD, Skeyseed},
     negotiate::{Pfs, esp_offer, ike_offer},
     output::RequestKind,
@@ -19,7 +19,9 @@ use sa_store::{EspSpi, KeGroup};
 
 use crate::{
     bystander::Bystander,
-    common::{A, B, CHILD, Fate, TUNNEL, World, address, esp_proposal, ike_proposal, node::Dice},
+    common::{
+        A, B, CHILD, Fate, Sent, TUNNEL, World, address, esp_proposal, ike_proposal, node::Dice,
+    },
 };
 
 /// Plays A, the original initiator, with its keys.
@@ -121,8 +123,14 @@ impl Impostor {
 }
 
 fn world() -> (World, Impostor) {
-    let mut world = World::new(1);
-    world.establish();
+    world_with(|_| {})
+}
+
+/// Both ends configured alike, but for who they are.
+fn world_with(change: impl Fn(&mut Connection)) -> (World, Impostor) {
+    let mut world = World::with(1, EndpointConfig::default(), |_, it| change(it));
+    world.initiate(A);
+    world.run_s(1);
     // A sleeps from now on: it must not wonder about answers to what it never asked.
     world.filter = Box::new(|_| Fate::Drop);
     let bystander = Bystander::join(&mut world);
@@ -608,4 +616,76 @@ fn children_do_not_go_to_a_successor_that_is_gone() {
         |event: &Event| matches!(event, Event::IkeRekeyed { new, .. } if *new == up[0].id);
     assert_eq!(world.count(B, rekeyed), 1);
     peer.bystander.assert_unharmed(&mut world);
+}
+
+/// Our own rekey gave way to one of the peer: when that is refused, ours comes again.
+#[test]
+fn a_rekey_of_the_peer_that_is_refused_does_not_cancel_ours() {
+    const PFS: &str = "aes256gcm16-esn-x25519";
+    let requests = |world: &World| {
+        let label = |it: &&Sent| it.label().starts_with("B CREATE_CHILD_SA");
+        world.sent.iter().filter(label).filter(|it| it.label().ends_with("->")).count()
+    };
+    for ike in [false, true] {
+        for answering in [false, true] {
+            let (mut world, mut peer) =
+                world_with(|it| it.children[0].proposals = vec![esp_proposal(PFS)]);
+            let spi = ike_sas(&world)[0].children[0].spi_out.unwrap().get();
+            let rekey = || {
+                if ike {
+                    Command::RekeyIke { tunnel: TUNNEL }
+                } else {
+                    Command::RekeyChild { child: CHILD }
+                }
+            };
+            let key = crypto::ke::generate(KeGroup::Curve25519, &mut Dice(77)).unwrap();
+            let offer = |text: &str| {
+                let spi = Some(sa_store::IkeSpi(0x5555_0000));
+                let nonce = Payload::Nonce(Nonce(vec![5; 32].into()));
+                vec![Payload::Sa(ike_offer(&[ike_proposal(text)], spi)), nonce]
+            };
+            world.nodes[B].hold = Some(|kind| {
+                matches!(
+                    kind,
+                    RequestKind::GenerateKey { .. } | RequestKind::GenerateAndAgree { .. }
+                )
+            });
+            if answering {
+                // The peer's request is there first, and fails in the end.
+                let mut request = if ike { offer(SUITE) } else { rekey_request(spi, 0x2500, PFS) };
+                request.push(Payload::Ke(KeyExchange::new(KeGroup::Curve25519, key.public)));
+                if !ike {
+                    world.command(B, rekey());
+                }
+                peer.header.message_id += 1;
+                peer.header.exchange = CREATE;
+                let request = peer.sealer.seal(&peer.header, &request).unwrap();
+                let path = Endpoints { local: address(B), remote: address(A) };
+                world.input(B, Input::Datagram { path, payload: &request });
+                world.command(B, rekey());
+                world.run_s(4);
+                assert_eq!(requests(&world), 0);
+                world.nodes[B].hold = None;
+                for (ticket, kind) in std::mem::take(&mut world.nodes[B].held) {
+                    if matches!(kind, RequestKind::GenerateAndAgree { .. }) {
+                        let result = CompletionResult::Agreed(Err(KeFailure::Internal));
+                        world.input(B, Input::Completion(Completion { ticket, result }));
+                    }
+                }
+            } else {
+                world.command(B, rekey());
+                let request = if ike {
+                    offer("aes128gcm16-prfsha512-ecp384")
+                } else {
+                    rekey_request(spi, 0x2500, "aes128gcm16-esn")
+                };
+                let refused = peer.error(&mut world, CREATE, &request);
+                assert_eq!(refused, Some(NotifyType::NO_PROPOSAL_CHOSEN));
+                world.release(B);
+            }
+            world.run_s(4);
+            assert!(requests(&world) > 0, "IKE SA: {ike}, while answering: {answering}");
+            peer.bystander.assert_unharmed(&mut world);
+        }
+    }
 }

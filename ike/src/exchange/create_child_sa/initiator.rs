@@ -153,7 +153,9 @@ pub(crate) fn start_rekey(
     pair: PairId,
     attempts: u32,
 ) -> Step {
-    let Some((config, group)) = rekey_child_sa::prepare(sa, shared, pair) else { return Ok(()) };
+    let Some((config, group)) = rekey_child_sa::prepare(sa, shared, pair, attempts) else {
+        return Ok(());
+    };
     let old = Some(pair);
     begin(sa, shared, Plan { config, old, attempts, tried: Vec::new() }, group)
 }

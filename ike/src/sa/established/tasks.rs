@@ -117,6 +117,12 @@ impl Established {
         self.queue.push_again(task, at, attempts + 1);
     }
 
+    /// Comes back to something that has not been tried yet.
+    pub(crate) fn again_soon(&mut self, shared: &mut Shared, task: Task, attempts: u32) {
+        let at = lifetime::soon(shared);
+        self.queue.push_again(task, at, attempts);
+    }
+
     /// When to try something again that the peer had no time for.
     pub(crate) fn retry_soon(&mut self, shared: &mut Shared, task: Task, attempts: u32) {
         let at = lifetime::soon(shared);

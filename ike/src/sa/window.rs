@@ -156,3 +156,39 @@ impl Window {
         due
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resend() -> Resend {
+        Resend { sent_again: 0, wait: Duration::ZERO, due: Instant::NEVER }
+    }
+
+    /// RFC 7296 §2.2: Message IDs do not wrap; the IKE SA ends before that.
+    #[test]
+    fn message_ids_end() {
+        let mut window = Window::new(u32::MAX - 1, 0);
+        assert_eq!(window.next_id(), Some(u32::MAX - 1));
+        window.sent(Vec::new(), resend());
+        assert!(window.awaits(u32::MAX - 1) && !window.is_free());
+        window.answered();
+        assert!(window.is_free());
+        assert_eq!(window.next_id(), None);
+    }
+
+    #[test]
+    fn a_request_is_new_once_and_repeated_until_the_next() {
+        let mut window = Window::new(0, u32::MAX - 1);
+        assert_eq!(window.classify(u32::MAX - 1), RequestId::New);
+        window.responded(Vec::new());
+        assert_eq!(window.classify(u32::MAX - 1), RequestId::Repeated);
+        assert_eq!(window.classify(u32::MAX), RequestId::New);
+        for outside in [0, 1, u32::MAX - 2] {
+            assert_eq!(window.classify(outside), RequestId::Outside);
+        }
+        window.responded(Vec::new());
+        // There is no next one.
+        assert_ne!(window.classify(0), RequestId::New);
+    }
+}

@@ -58,7 +58,6 @@ const OFFSETS: [u64; 7] = [0, 3, 9, 11, 15, 21, 31];
 
 #[test]
 fn both_rekey_the_same_child() {
-    let mut winners = BTreeSet::new();
     for esp in ["aes256gcm16", "aes256gcm16-x25519"] {
         for seed in 0..SEEDS {
             for offset in OFFSETS {
@@ -76,13 +75,10 @@ fn both_rekey_the_same_child() {
                 }
                 if offset == 0 {
                     assert_eq!(world.rekeyed(A), 1, "a real collision ends in one successor");
-                    let deletes = world.ladder.iter().filter(|it| *it == "A INFORMATIONAL 4 ->");
-                    winners.insert(deletes.count());
                 }
             }
         }
     }
-    assert!(winners.len() <= 2);
 }
 
 #[test]

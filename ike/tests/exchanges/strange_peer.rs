@@ -1,6 +1,8 @@
 //! A peer that is authenticated and says unusual things: each gets the answer of RFC 7296, and
 //! nothing but its own tunnel suffers.
 
+use std::collections::BTreeSet;
+
 use crypto::{aead::Engines, random::RandomSource};
 use ike::{
     config::{Connection, EndpointConfig, Endpoints},
@@ -110,6 +112,14 @@ impl Impostor {
         let response = self.sealer.seal(&header, payloads).unwrap();
         let path = Endpoints { local: address(B), remote: address(A) };
         world.input(B, Input::Datagram { path, payload: &response });
+    }
+
+    /// What B asks for with its newest request.
+    fn asked<T>(&self, world: &World, read: impl FnOnce(&ike::wire::Payloads<'_>) -> T) -> T {
+        let newest = world.sent.iter().rev().filter(|it| it.path.remote == address(A));
+        let messages = newest.map(|it| Message::parse(&it.payload).unwrap());
+        let request = { messages }.find(|it| !it.header.response).unwrap();
+        read(&self.opener.open(&request.protected.unwrap()).unwrap().payloads().unwrap())
     }
 
     fn error(
@@ -688,4 +698,67 @@ fn a_rekey_of_the_peer_that_is_refused_does_not_cancel_ours() {
             peer.bystander.assert_unharmed(&mut world);
         }
     }
+}
+
+/// CHILD_SA_NOT_FOUND (RFC 7296 §2.25.1): the child is down, and asked for anew.
+#[test]
+fn a_child_that_the_peer_has_lost_is_asked_for_again() {
+    let (mut world, mut peer) = world();
+    world.command(B, Command::RekeyChild { child: CHILD });
+    peer.asked(&world, |it| assert!(it.has_notify(NotifyType::REKEY_SA)));
+    peer.answer(&mut world, &[Payload::Notify(Notify::new(NotifyType::CHILD_SA_NOT_FOUND))]);
+    assert_eq!(world.child_down(B), [FailureCode::ChildSaNotFound]);
+    assert_eq!((pairs(&world), world.failures(B).len()), (0, 0));
+    peer.asked(&world, |it| {
+        assert!(it.sa().is_some() && !it.has_notify(NotifyType::REKEY_SA));
+    });
+}
+
+/// TEMPORARY_FAILURE for a new child is borne so many times; NO_ADDITIONAL_SAS is an answer.
+#[test]
+fn a_new_child_is_not_asked_for_without_end() {
+    for (kind, code, most) in [
+        (NotifyType::TEMPORARY_FAILURE, FailureCode::TemporaryFailure, 9),
+        (NotifyType::NO_ADDITIONAL_SAS, FailureCode::NoAdditionalSas, 1),
+    ] {
+        let (mut world, mut peer) = world();
+        let spi = ike_sas(&world)[0].children[0].spi_out;
+        peer.ask(&mut world, INFORM, &[Payload::Delete(Delete::esp(spi))], |_| ());
+        assert_eq!(pairs(&world), 0);
+        let labels = |world: &World| world.sent.iter().map(Sent::label).collect::<BTreeSet<_>>();
+        let before = labels(&world).len();
+        world.initiate(B);
+        let mut asked = 0;
+        while world.failures(B).is_empty() {
+            asked += 1;
+            assert!(asked < 100, "there is no limit");
+            peer.answer(&mut world, &[Payload::Notify(Notify::new(kind))]);
+            world.run_s(3);
+        }
+        assert_eq!((asked, world.failures(B)), (most, vec![code]));
+        world.run_s(60);
+        assert_eq!(labels(&world).len() - before, most, "each of them was another request");
+        assert_eq!(ike_sas(&world).len(), 1);
+    }
+}
+
+/// INVALID_KE_PAYLOAD for our rekey of the IKE SA: the other group is tried, once.
+#[test]
+fn another_group_is_asked_for_in_a_rekey_of_the_ike_sa() {
+    let (mut world, mut peer) = world_with(|it| {
+        it.proposals = vec![ike_proposal("aes256gcm16-prfsha256-x25519-ecp256")];
+    });
+    let group = |world: &World, peer: &Impostor| {
+        peer.asked(world, |it| it.ke().and_then(KeyExchange::known_group))
+    };
+    world.command(B, Command::RekeyIke { tunnel: TUNNEL });
+    assert_eq!(group(&world, &peer), Some(KeGroup::Curve25519));
+    peer.answer(&mut world, &[Payload::Notify(Notify::invalid_ke(KeGroup::Ecp256))]);
+    assert_eq!(group(&world, &peer), Some(KeGroup::Ecp256));
+    assert_eq!(world.failures(B), []);
+    // Not in circles.
+    let before = world.sent.len();
+    peer.answer(&mut world, &[Payload::Notify(Notify::invalid_ke(KeGroup::Curve25519))]);
+    assert_eq!(world.sent.len(), before);
+    assert_eq!(world.failures(B), [FailureCode::InvalidKe]);
 }

@@ -20,6 +20,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test says what is wrong by failing")]
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -28,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use sim::{REKEYS, Report, Scenario, run};
+use sim::{REKEYS, Report, Scenario, device::Planted, run};
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -39,6 +40,8 @@ fn number(name: &str) -> Option<u64> {
 #[derive(Default)]
 struct Sum {
     bad: Vec<Report>,
+    /// Seeds whose world panicked, and what it said.
+    panicked: Vec<(u64, String)>,
     delivered: u64,
     down: u64,
     offered: u64,
@@ -66,8 +69,35 @@ impl Sum {
     }
 }
 
+impl Sum {
+    /// Whether all worlds were good; if not, their reports and which they were.
+    fn verdict(&self) -> Result<(), String> {
+        let bad = self.bad.iter().map(|report| report.scenario.seed);
+        let mut failed: Vec<u64> = bad.chain(self.panicked.iter().map(|(seed, _)| *seed)).collect();
+        failed.sort_unstable();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let mut text: Vec<String> = self.bad.iter().take(5).map(ToString::to_string).collect();
+        text.extend(self.bad.iter().map(|report| {
+            format!("seed {}: {}", report.scenario.seed, report.violations.join("\n      "))
+        }));
+        let panics = self.panicked.iter();
+        text.extend(panics.map(|(seed, words)| format!("seed {seed} panicked: {words}")));
+        let count = failed.len();
+        text.push(format!("{count} failed: {failed:?}; replay one with POSTERN_SIM_SEED=N"));
+        Err(text.join("\n"))
+    }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
 /// Runs seeds on all cores.
-fn run_all(seeds: &[u64]) -> Sum {
+fn run_all(seeds: &[u64], scenario: impl Fn(u64) -> Scenario + Sync) -> Sum {
     let none = Sum { fewest_rekeys: u64::MAX, shortest: Duration::MAX, ..Sum::default() };
     let (next, sum) = (AtomicUsize::new(0), Mutex::new(none));
     let threads = thread::available_parallelism().map_or(2, usize::from);
@@ -75,8 +105,12 @@ fn run_all(seeds: &[u64]) -> Sum {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let report = run(Scenario::of(*seed));
-                    sum.lock().unwrap().add(report);
+                    let report = catch_unwind(AssertUnwindSafe(|| run(scenario(*seed))));
+                    let mut sum = sum.lock().unwrap();
+                    match report {
+                        Ok(report) => sum.add(report),
+                        Err(panic) => sum.panicked.push((*seed, words(&*panic))),
+                    }
                 }
             });
         }
@@ -99,21 +133,10 @@ fn every_world_ends_with_one_working_pair_for_each_child() {
         once_failed.filter(|line| !line.is_empty()).map(|line| line.parse().unwrap()).collect();
     let first = number("POSTERN_SIM_FIRST").unwrap_or(1);
     seeds.extend(first..first + number("POSTERN_SIM_SEEDS").unwrap_or(1000));
-    let sum = run_all(&seeds);
-    for report in sum.bad.iter().take(5) {
-        println!("{report}");
+    let sum = run_all(&seeds, Scenario::of);
+    if let Err(failure) = sum.verdict() {
+        panic!("{failure}, of {} seeds", seeds.len());
     }
-    for report in &sum.bad {
-        println!("seed {}: {}", report.scenario.seed, report.violations.join("\n      "));
-    }
-    let mut failed: Vec<u64> = sum.bad.iter().map(|report| report.scenario.seed).collect();
-    failed.sort_unstable();
-    assert!(
-        failed.is_empty(),
-        "{} of {} seeds failed: {failed:?}; replay one with POSTERN_SIM_SEED=N",
-        failed.len(),
-        seeds.len()
-    );
     println!(
         "{} worlds, at least {:?} and {} rekeys each; {} rekeys, {} times both ends' \
          requests crossed; {} of {} packets delivered, {} while down",
@@ -131,6 +154,23 @@ fn every_world_ends_with_one_working_pair_for_each_child() {
     assert!(sum.crossed > seeds.len() as u64, "hardly a collision happened");
     assert!(sum.delivered > 1000 * seeds.len() as u64, "hardly a packet arrived");
     assert!(sum.down < sum.offered / 5, "the tunnels were down most of the time");
+}
+
+/// One that panics is found like any other, and does not hide the others.
+#[test]
+fn a_seed_whose_world_panics_is_named() {
+    let sum = run_all(&[1, 2, 3], |seed| {
+        let mut scenario = Scenario::of(seed);
+        scenario.faults[0].planted = (seed == 2).then_some(Planted::Panics(40));
+        scenario
+    });
+    assert_eq!(sum.panicked, [(2, "a planted panic".to_owned())]);
+    assert!(sum.bad.is_empty() && sum.delivered > 0);
+    let failure = sum.verdict().unwrap_err();
+    assert_eq!(
+        failure,
+        "seed 2 panicked: a planted panic\n1 failed: [2]; replay one with POSTERN_SIM_SEED=N"
+    );
 }
 
 #[test]

@@ -408,6 +408,7 @@ impl Core {
         *sealed += 1;
         if planted == Some(Planted::RestartsSequence(*sealed)) {
             *live = Arc::new(LiveSa::new(record));
+        assert!(planted != Some(Planted::Panics(*sealed)), "a planted panic");
             let options = OutboundOptions::new([0; 16]);
             if let Ok(fresh) = OutboundSa::new(record, Arc::clone(live), &self.engines, &options) {
                 *sa = fresh;

@@ -54,4 +54,6 @@ pub enum Planted {
     ActivatesEarly,
     /// A new SA displaces the older one of its child and direction at once.
     BreaksBeforeMake,
+    /// It panics when an SA has sealed so many packets.
+    Panics(u64),
 }

@@ -23,3 +23,4 @@ mod world;
 
 pub use run::{REKEYS, Report, run};
 pub use scenario::{Incident, Scenario};
+pub use world::crossing::Crossed;

@@ -12,8 +12,11 @@ use gateway::{
     spec::Origin,
 };
 use hw_offload::{Backend, placement::Registry};
-use ike::input::{Agreement, GeneratedKey, KeFailure};
-use sa_store::{Instant, change::Databases, live::LiveTable};
+use ike::{
+    input::{Agreement, GeneratedKey, KeFailure},
+    view::IkeState,
+};
+use sa_store::{IkeSpi, Instant, change::Databases, live::LiveTable};
 
 use crate::{
     device::Device,
@@ -171,6 +174,17 @@ impl Node {
     /// Whether the tunnel was reported down at some moment from `since` on.
     pub(crate) fn was_down(&self, since: Instant) -> bool {
         !self.powered || self.up_since.is_none_or(|up| up > since)
+    }
+
+    /// Whether it is replacing an IKE SA.
+    pub(crate) fn rekeys_ike(&self, now: Instant, spi_i: IkeSpi, spi_r: IkeSpi) -> bool {
+        let (spi_i, spi_r) = (spi_i.to_string(), spi_r.to_string());
+        self.gateway
+            .status(now)
+            .tunnels
+            .iter()
+            .flat_map(|tunnel| &tunnel.ike_sas)
+            .any(|sa| (&sa.spi_i, &sa.spi_r) == (&spi_i, &spi_r) && sa.state == IkeState::Rekeying)
     }
 
     /// Answers a request of the gateway, or says that it could not be done.

@@ -6,7 +6,13 @@ use gateway::read_model::{Status, TunnelState};
 use ike::view::{ChildState, IkeState};
 use sa_store::Instant;
 
-use crate::{book::Tally, scenario::Scenario, trace::name, want::child_name, world::World};
+use crate::{
+    book::Tally,
+    scenario::Scenario,
+    trace::name,
+    want::child_name,
+    world::{World, crossing::Crossed},
+};
 
 /// Rekeys that both sides of a run must have seen.
 pub const REKEYS: u64 = 10;
@@ -29,7 +35,7 @@ pub struct Report {
     /// Rekeys of children and of IKE SAs, as the two sides saw them.
     pub rekeys: [(u64, u64); 2],
     /// How often CREATE_CHILD_SA requests of both ends crossed on one IKE SA.
-    pub crossed: u64,
+    pub crossed: Crossed,
     /// Virtual time that passed.
     pub lasted: Duration,
     /// Packets and messages that the auditor saw sealed.
@@ -52,7 +58,7 @@ impl fmt::Display for Report {
         writeln!(f, "seed {}: {:?}", self.scenario.seed, self.tally)?;
         writeln!(
             f,
-            "  rekeys {:?}, crossed {}, sealed {}",
+            "  rekeys {:?}, crossed {:?}, sealed {}",
             self.rekeys, self.crossed, self.sealed
         )?;
         writeln!(f, "  {:?}", self.scenario)?;

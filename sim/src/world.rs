@@ -1,6 +1,6 @@
 //! The world: two gateways, a network and virtual time.
 
-mod crossing;
+pub(crate) mod crossing;
 mod incidents;
 mod traffic;
 
@@ -312,7 +312,9 @@ impl World {
             _ => None,
         };
         if let Content::Ike(octets) = &datagram.content {
-            self.crossing.sent(now, side, octets);
+            let node = self.nodes.get(side);
+            let for_ike = |spi_i, spi_r| node.is_some_and(|it| it.rekeys_ike(now, spi_i, spi_r));
+            self.crossing.sent(now, side, octets, for_ike);
         }
         let copies = self.network.carry(now, datagram);
         let count = copies.iter().filter(|copy| copy.timely).count();
@@ -404,7 +406,7 @@ impl World {
     }
 
     /// How often requests of both ends crossed on one IKE SA.
-    pub(crate) const fn crossed(&self) -> u64 {
+    pub(crate) const fn crossed(&self) -> crossing::Crossed {
         self.crossing.count
     }
 

@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use sim::{REKEYS, Report, Scenario, device::Planted, run};
+use sim::{Crossed, REKEYS, Report, Scenario, device::Planted, run};
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -46,7 +46,7 @@ struct Sum {
     down: u64,
     offered: u64,
     rekeys: u64,
-    crossed: u64,
+    crossed: Crossed,
     fewest_rekeys: u64,
     shortest: Duration,
 }
@@ -59,7 +59,9 @@ impl Sum {
         let rekeys = report.rekeys.iter().map(|(children, ike)| children + ike);
         let fewest = rekeys.clone().min().unwrap_or(0);
         self.rekeys += rekeys.max().unwrap_or(0);
-        self.crossed += report.crossed;
+        self.crossed.children += report.crossed.children;
+        self.crossed.ike += report.crossed.ike;
+        self.crossed.mixed += report.crossed.mixed;
         if report.is_good() {
             self.fewest_rekeys = self.fewest_rekeys.min(fewest);
             self.shortest = self.shortest.min(report.lasted);
@@ -138,8 +140,8 @@ fn every_world_ends_with_one_working_pair_for_each_child() {
         panic!("{failure}, of {} seeds", seeds.len());
     }
     println!(
-        "{} worlds, at least {:?} and {} rekeys each; {} rekeys, {} times both ends' \
-         requests crossed; {} of {} packets delivered, {} while down",
+        "{} worlds, at least {:?} and {} rekeys each; {} rekeys, both ends' requests \
+         crossed: {:?}; {} of {} packets delivered, {} while down",
         seeds.len(),
         sum.shortest,
         sum.fewest_rekeys,
@@ -151,7 +153,10 @@ fn every_world_ends_with_one_working_pair_for_each_child() {
     );
     assert!(sum.shortest >= Duration::from_secs(3600));
     assert!(sum.fewest_rekeys >= REKEYS);
-    assert!(sum.crossed > seeds.len() as u64, "hardly a collision happened");
+    let Crossed { children, ike, mixed } = sum.crossed;
+    assert!(children > seeds.len() as u64, "hardly a collision of children happened");
+    let few = seeds.len() as u64 / 10;
+    assert!(ike > few && mixed > few, "hardly a collision with an IKE SA's rekey happened");
     assert!(sum.delivered > 1000 * seeds.len() as u64, "hardly a packet arrived");
     assert!(sum.down < sum.offered / 5, "the tunnels were down most of the time");
 }

@@ -9,16 +9,29 @@ use sa_store::{IkeSpi, Instant};
 struct Open {
     sa: (IkeSpi, IkeSpi),
     message_id: u32,
+    /// Whether it is to replace the IKE SA.
+    for_ike: bool,
     sent: Instant,
     arrived: Option<Instant>,
     counted: bool,
+}
+
+/// How often requests of both ends crossed, by what they were for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Crossed {
+    /// Both for children.
+    pub children: u64,
+    /// Both to replace the IKE SA.
+    pub ike: u64,
+    /// One of each.
+    pub mixed: u64,
 }
 
 /// The newest request of each side, and how many have crossed.
 #[derive(Debug, Default)]
 pub(super) struct Crossing {
     open: [Option<Open>; 2],
-    pub(super) count: u64,
+    pub(super) count: Crossed,
 }
 
 fn read(octets: &[u8]) -> Option<Header> {
@@ -27,13 +40,21 @@ fn read(octets: &[u8]) -> Option<Header> {
 }
 
 impl Crossing {
-    /// A side sends a message.
-    pub(super) fn sent(&mut self, now: Instant, side: usize, octets: &[u8]) {
+    /// A side sends a message. `for_ike` says whether it is replacing its IKE SA with these SPIs.
+    pub(super) fn sent(
+        &mut self,
+        now: Instant,
+        side: usize,
+        octets: &[u8],
+        for_ike: impl FnOnce(IkeSpi, IkeSpi) -> bool,
+    ) {
         let Some(header) = read(octets).filter(|header| !header.response) else { return };
         let (sa, message_id) = ((header.spi_i, header.spi_r), header.message_id);
         let Some(open) = self.open.get_mut(side) else { return };
         if open.as_ref().is_none_or(|open| (open.sa, open.message_id) != (sa, message_id)) {
-            *open = Some(Open { sa, message_id, sent: now, arrived: None, counted: false });
+            let for_ike = for_ike(header.spi_i, header.spi_r);
+            let (sent, arrived, counted) = (now, None, false);
+            *open = Some(Open { sa, message_id, for_ike, sent, arrived, counted });
         }
     }
 
@@ -61,7 +82,12 @@ impl Crossing {
         };
         if own.arrived.is_none_or(|arrived| arrived > theirs.sent) {
             (own.counted, theirs.counted) = (true, true);
-            self.count += 1;
+            let count = match (own.for_ike, theirs.for_ike) {
+                (false, false) => &mut self.count.children,
+                (true, true) => &mut self.count.ike,
+                (true, false) | (false, true) => &mut self.count.mixed,
+            };
+            *count += 1;
         }
     }
 }
@@ -88,17 +114,24 @@ mod tests {
     fn only_requests_that_did_not_know_of_each_other_cross() {
         let at = Instant::from_nanos;
         let (a, b) = (request(5, true), request(9, false));
+        for (for_ike, expected) in [
+            ([false, false], Crossed { children: 1, ..Crossed::default() }),
+            ([true, true], Crossed { ike: 1, ..Crossed::default() }),
+            ([true, false], Crossed { mixed: 1, ..Crossed::default() }),
+            ([false, true], Crossed { mixed: 1, ..Crossed::default() }),
+        ] {
+            let mut crossing = Crossing::default();
+            crossing.sent(at(1), 0, &a, |_, _| for_ike[0]);
+            crossing.sent(at(2), 1, &b, |_, _| for_ike[1]);
+            crossing.arrived(at(3), 0, &b);
+            crossing.arrived(at(4), 1, &a);
+            assert_eq!(crossing.count, expected);
+        }
         let mut crossing = Crossing::default();
-        crossing.sent(at(1), 0, &a);
-        crossing.sent(at(2), 1, &b);
-        crossing.arrived(at(3), 0, &b);
-        crossing.arrived(at(4), 1, &a);
-        assert_eq!(crossing.count, 1);
-        let mut crossing = Crossing::default();
-        crossing.sent(at(1), 0, &a);
+        crossing.sent(at(1), 0, &a, |_, _| false);
         crossing.arrived(at(2), 1, &a);
-        crossing.sent(at(3), 1, &b);
+        crossing.sent(at(3), 1, &b, |_, _| false);
         crossing.arrived(at(4), 0, &b);
-        assert_eq!(crossing.count, 0);
+        assert_eq!(crossing.count, Crossed::default());
     }
 }

@@ -1,6 +1,9 @@
 //! One gateway of the world with its device and the driver around it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crypto::{aead::Engines, ke};
 use gateway::{
@@ -8,7 +11,7 @@ use gateway::{
     command::{Command, CommandId, Outcome},
     input::{CompletionResult, Input},
     output::RequestKind,
-    read_model::{Status, TunnelState},
+    read_model::{EventRecord, Status, TunnelState},
     spec::Origin,
 };
 use hw_offload::{Backend, placement::Registry};
@@ -22,7 +25,7 @@ use crate::{
     device::Device,
     random::Seeded,
     scenario::{NAME_OF_B, NAT, Scenario},
-    want::Want,
+    want::{Want, child_name},
 };
 
 /// More IKE SAs, or SAs for each child, than this are a leak.
@@ -39,8 +42,12 @@ pub(crate) struct Node {
     pub(crate) powered: bool,
     /// What its operator wants.
     pub(crate) want: Want,
-    /// Since when it reports the tunnel established; `None` while it does not.
+    /// Since when it reports the tunnel established with all children; `None` while it does not.
     pub(crate) up_since: Option<Instant>,
+    /// Since when it reports each child up that it does.
+    children_up: BTreeMap<String, Instant>,
+    /// Children of which events say that they are up.
+    announced: BTreeSet<String>,
     /// Outcomes of commands that have come.
     pub(crate) outcomes: BTreeMap<CommandId, Outcome>,
     /// What the gateway must not have shown: counters that went back, a journal with a gap.
@@ -80,6 +87,8 @@ impl Node {
             powered: true,
             want,
             up_since: None,
+            children_up: BTreeMap::new(),
+            announced: BTreeSet::new(),
             outcomes: BTreeMap::new(),
             broken_promises: Vec::new(),
             random: stream(4),
@@ -114,6 +123,15 @@ impl Node {
                     && tunnel.children.iter().all(|child| child.state.is_some())
             });
         self.up_since = up.then(|| self.up_since.unwrap_or(now));
+        let all = status.tunnels.iter().flat_map(|it| it.children.iter().map(move |c| (it, c)));
+        let reported = all.filter(|(tunnel, child)| {
+            tunnel.state != TunnelState::Deleting
+                && child.state.is_some()
+                && (up || self.is_still_up(&child.name))
+        });
+        let since = |name: &String| self.children_up.get(name).copied().unwrap_or(now);
+        self.children_up =
+            reported.map(|(_, child)| (child.name.clone(), since(&child.name))).collect();
         self.check_counters(&status);
         self.check_sizes(&status);
         self.follow_journal();
@@ -156,6 +174,26 @@ impl Node {
         }
     }
 
+    /// Whether a child that was up goes on while others come and go. Those of a tunnel that is
+    /// being set up are not up before all are: each end may have its own of two crosswise ones.
+    fn is_still_up(&self, child: &String) -> bool {
+        self.children_up.contains_key(child) && self.announced.contains(child)
+    }
+
+    /// An event says whether a child is up.
+    pub(crate) fn hear(&mut self, event: &EventRecord) {
+        let Some(child) = &event.child else { return };
+        match event.kind {
+            "child-installed" | "child-rekeyed" => {
+                self.announced.insert(child.clone());
+            }
+            "child-down" => {
+                self.announced.remove(child);
+            }
+            _ => {}
+        }
+    }
+
     /// Does to the replica what the journal says.
     fn follow_journal(&mut self) {
         let databases = self.gateway.databases();
@@ -171,9 +209,9 @@ impl Node {
         (ours.sad(), ours.spd(), ours.pad()) == (theirs.sad(), theirs.spd(), theirs.pad())
     }
 
-    /// Whether the tunnel was reported down at some moment from `since` on.
-    pub(crate) fn was_down(&self, since: Instant) -> bool {
-        !self.powered || self.up_since.is_none_or(|up| up > since)
+    /// Whether a child was reported down at some moment from `since` on.
+    pub(crate) fn was_down(&self, since: Instant, child: usize) -> bool {
+        !self.powered || self.children_up.get(&child_name(child)).is_none_or(|up| *up > since)
     }
 
     /// Whether it is replacing an IKE SA.

@@ -38,6 +38,8 @@ pub struct Report {
     pub crossed: Crossed,
     /// Virtual time that passed.
     pub lasted: Duration,
+    /// For how much of it one side did not report everything up.
+    pub down: Duration,
     /// Packets and messages that the auditor saw sealed.
     pub sealed: u64,
     /// The newest events, or all of them and every message.
@@ -87,13 +89,14 @@ pub fn run(scenario: Scenario) -> Report {
         world.run_until(end);
         check_end(&mut world);
     }
-    check_always(&mut world, start + storm);
+    check_always(&mut world, start, start + storm);
     Report {
         violations: world.violations.clone(),
         tally: world.tally(),
         rekeys: world.rekeys,
         crossed: world.crossed(),
         lasted: world.now.since(start),
+        down: world.down(),
         sealed: world.auditor.sealed(),
         story: if world.violations.is_empty() && !world.scenario.trace {
             Vec::new()
@@ -105,7 +108,7 @@ pub fn run(scenario: Scenario) -> Report {
 }
 
 /// What must hold however a run ended.
-fn check_always(world: &mut World, until: Instant) {
+fn check_always(world: &mut World, start: Instant, until: Instant) {
     for (key, iv) in world.auditor.repeated().into_iter().take(3) {
         world.violation(format!("key {key:?} was used twice with nonce {iv:02x?}"));
     }
@@ -114,6 +117,10 @@ fn check_always(world: &mut World, until: Instant) {
     }
     if world.tally().delivered == 0 {
         world.violation("not a single packet arrived");
+    }
+    let (down, lasted) = (world.down(), world.now.since(start));
+    if down > lasted / 3 {
+        world.violation(format!("something was down for {down:?} of {lasted:?}"));
     }
     if world.now < until {
         world.violation("it was over too early");

@@ -16,6 +16,7 @@ use gateway::{
 use ike::config::Endpoints;
 use sa_store::Instant;
 
+use self::incidents::Broken;
 use crate::{
     audit::NonceAuditor,
     book::{Book, Tally},
@@ -90,8 +91,10 @@ pub(crate) struct World {
     /// Until the storm is over.
     stormy: bool,
     spinning: (Instant, u32),
-    /// A device has lost an SA: until then packets may be missing.
-    broken_until: Instant,
+    /// What devices have lost.
+    broken: Vec<Broken>,
+    /// How long not both have reported everything up, and since when they do not now.
+    down: (Duration, Option<Instant>),
     /// Both have been up once in a world where nothing may take them down.
     settled: bool,
 }
@@ -125,7 +128,8 @@ impl World {
             crossing: crossing::Crossing::default(),
             stormy: true,
             spinning: (Instant::ZERO, 0),
-            broken_until: Instant::ZERO,
+            broken: Vec::new(),
+            down: (Duration::ZERO, Some(Instant::from_nanos(1_000_000_000))),
             settled: false,
             scenario,
         };
@@ -241,6 +245,7 @@ impl World {
                 }
                 Output::Event(event) => {
                     changed = true;
+                    node.hear(&event);
                     self.event(side, event);
                 }
             }
@@ -280,11 +285,18 @@ impl World {
             let word = if is_up { "up" } else { "down" };
             self.trace.detail(now, || format!("{} reports {word}", name(side)));
         }
+        let all_up = self.nodes.iter().all(|node| node.up_since.is_some());
+        match (&mut self.down, all_up) {
+            ((time, since), true) => {
+                *time += since.take().map_or(Duration::ZERO, |at| now.since(at))
+            }
+            ((_, since), false) => *since = since.or(Some(now)),
+        }
         if self.scenario.is_calm() {
             if self.settled && was_up && !is_up {
                 self.violation(format!("{} reports down in a calm world", name(side)));
             }
-            self.settled |= self.nodes.iter().all(|node| node.up_since.is_some());
+            self.settled |= all_up;
         }
     }
 
@@ -408,6 +420,12 @@ impl World {
     /// How often requests of both ends crossed on one IKE SA.
     pub(crate) const fn crossed(&self) -> crossing::Crossed {
         self.crossing.count
+    }
+
+    /// How long one of the two did not report everything up.
+    pub(crate) fn down(&self) -> Duration {
+        let (time, since) = self.down;
+        time + since.map_or(Duration::ZERO, |at| self.now.since(at))
     }
 
     /// What became of all packets.

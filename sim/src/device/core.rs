@@ -361,14 +361,16 @@ impl Core {
         self.has_policies
     }
 
-    /// Loses an SA, as a device that is reset does.
-    pub fn lose(&mut self, now: Instant, id: SaId) {
-        let next_sequence = self.sas.get(&id).map(|sa| sa.live.sequence.next());
+    /// Loses an SA, as a device that is reset does; gives what it was.
+    pub fn lose(&mut self, now: Instant, id: SaId) -> Option<SaRecord> {
+        let lost = self.sas.get(&id).map(|sa| (sa.record.clone(), sa.live.sequence.next()));
+        let (record, next_sequence) = lost.unzip();
         self.remove(id);
         self.tell(
             now,
             Notice::Lost { sa: id, next_sequence, reason: "the device was reset".into() },
         );
+        record
     }
 
     /// Stops being unreliable.
@@ -406,9 +408,9 @@ impl Core {
             return Sent::Blocked;
         };
         *sealed += 1;
+        assert!(planted != Some(Planted::Panics(*sealed)), "a planted panic");
         if planted == Some(Planted::RestartsSequence(*sealed)) {
             *live = Arc::new(LiveSa::new(record));
-        assert!(planted != Some(Planted::Panics(*sealed)), "a planted panic");
             let options = OutboundOptions::new([0; 16]);
             if let Ok(fresh) = OutboundSa::new(record, Arc::clone(live), &self.engines, &options) {
                 *sa = fresh;

@@ -6,19 +6,30 @@ use gateway::{
     command::{Command, Target},
     spec::Origin,
 };
-use sa_store::Instant;
+use sa_store::{Direction, EspSpi, Instant};
 
 use super::{Happening, World};
 use crate::{
     node::Node,
     scenario::Incident,
     trace::name,
-    want::{TUNNEL, Want, child_name},
+    want::{self, TUNNEL, Want, child_name},
 };
 
 /// How long it may take until an SA that a device lost is replaced: a rekey in bad weather, or
 /// the set-up after one that failed.
 const REPAIR: Duration = Duration::from_secs(300);
+
+/// An SA that a device has lost: packets of its child are missing in its direction until its
+/// successor carries them.
+#[derive(Debug)]
+pub(super) struct Broken {
+    side: usize,
+    child: usize,
+    /// Of an inbound SA; packets to it name it.
+    spi: Option<EspSpi>,
+    until: Instant,
+}
 
 /// How long a gateway gets to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(4);
@@ -164,9 +175,32 @@ impl World {
         let Some(node) = self.nodes.get_mut(side) else { return };
         let installed = node.device.core().installed();
         let victim = self.random.below(installed.len() as u64);
-        if let Some(sa) = installed.get(usize::try_from(victim).unwrap_or(0)) {
-            node.device.core().lose(now, *sa);
-            self.broken_until = now + REPAIR;
-        }
+        let Some(sa) = installed.get(usize::try_from(victim).unwrap_or(0)) else { return };
+        let Some(record) = node.device.core().lose(now, *sa) else { return };
+        let spi = (record.direction == Direction::Inbound).then_some(record.spi);
+        let child = (0..self.lanes()).find(|child| {
+            let host = want::host(side, *child).into();
+            record.local_selectors.iter().any(|selector| selector.contains_address(host))
+        });
+        let until = now + REPAIR;
+        self.broken.extend(child.map(|child| Broken { side, child, spi, until }));
+    }
+
+    /// Whether a side that cannot send a packet through a child has lost the SA for it.
+    pub(super) fn cannot_send(&self, side: usize, child: usize) -> bool {
+        self.broken.iter().any(|it| {
+            it.spi.is_none() && (it.side, it.child) == (side, child) && it.until > self.now
+        })
+    }
+
+    /// Whether a side has lost the SA that a packet was for.
+    pub(super) fn cannot_receive(&self, side: usize, spi: Option<EspSpi>) -> bool {
+        let same = |it: &Broken| it.spi.is_some() && it.spi == spi;
+        self.broken.iter().any(|it| it.side == side && same(it) && it.until > self.now)
+    }
+
+    /// A side sends through a child: what it had lost is replaced.
+    pub(super) fn sends_again(&mut self, side: usize, child: usize) {
+        self.broken.retain(|it| it.spi.is_some() || (it.side, it.child) != (side, child));
     }
 }

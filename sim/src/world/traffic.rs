@@ -30,7 +30,7 @@ pub(crate) struct Pace {
 
 impl World {
     /// All children that any side may have.
-    fn lanes(&self) -> usize {
+    pub(super) fn lanes(&self) -> usize {
         self.scenario.children + 1
     }
 
@@ -82,6 +82,7 @@ impl World {
             Sent::Sealed { source, destination, udp, esp } => {
                 let content =
                     if udp { Content::EspInUdp(esp, number) } else { Content::RawEsp(esp, number) };
+                self.sends_again(side, child);
                 let copies = self.transmit(side, Datagram { source, destination, content });
                 self.book.sent(number, copies);
             }
@@ -91,7 +92,7 @@ impl World {
             // The gateway has not got that far with its configuration.
             Sent::NotCovered => self.book.refused(true),
             other => {
-                let excused = self.is_excused(now);
+                let excused = self.was_down(now, child) || self.cannot_send(side, child);
                 self.book.refused(excused);
                 if !excused {
                     let what = format!("{} did not send packet {number}: {other:?}", name(side));
@@ -112,12 +113,12 @@ impl World {
         })
     }
 
-    /// Whether a packet that was under way since `since` may be missing.
-    fn is_excused(&mut self, since: Instant) -> bool {
+    /// Whether a side reported a child down at some moment from `since` on.
+    fn was_down(&mut self, since: Instant, child: usize) -> bool {
         for side in 0..2 {
             self.look(side);
         }
-        self.broken_until > self.now || self.nodes.iter().any(|node| node.was_down(since))
+        self.nodes.iter().any(|node| node.was_down(since, child))
     }
 
     pub(super) fn arrive_esp(
@@ -154,13 +155,14 @@ impl World {
                 self.violation(format!("{} delivered packet {number} twice", name(side)));
             }
             Arrived::Lost { sent } => {
-                let wanted = self.book.origin(number).is_some_and(|(_, child)| {
-                    self.nodes.iter().all(|node| node.want.children.contains(&child))
+                let spi = esp::peek_spi(esp);
+                let wanted = self.book.origin(number).map(|(_, child)| child).filter(|child| {
+                    self.nodes.iter().all(|node| node.want.children.contains(child))
                 });
-                let excused = !wanted || self.is_excused(sent);
+                let excused = wanted.is_none_or(|child| self.was_down(sent, child))
+                    || self.cannot_receive(side, spi);
                 self.book.refused(excused);
                 if !excused {
-                    let spi = esp::peek_spi(esp);
                     self.violation(format!(
                         "packet {number} of {sent:?} to {} was lost: {verdict:?}, SPI {spi:?}",
                         name(side)

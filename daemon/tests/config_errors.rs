@@ -597,3 +597,24 @@ fn own_networks_may_stay_clear_beside_everything() {
     let child = &parse(&text).unwrap().connections[0].children[0];
     assert_eq!(child.bypass.len(), 2);
 }
+
+/// What a child leaves clear and another one protects goes through the other one: that is said.
+#[test]
+fn a_bypass_that_another_child_covers_is_told() {
+    let two = |bypass: &str| {
+        let other = format!(
+            "bypass = [\"10.2.9.0/24\"]\n[tunnels.a.children.all]\nlocal = [\"10.1.0.0/16\"]\n\
+             remote = [\"0.0.0.0/0\"]\n{bypass}"
+        );
+        let config = parse(&around("", &other)).unwrap();
+        let told = config.warnings.diagnostics().iter().map(|warning| warning.message.clone());
+        told.filter(|message| message.contains("clear")).collect::<Vec<_>>()
+    };
+    assert_eq!(two(""), ["`a/all` protects some of what `a/net` leaves clear"]);
+    assert_eq!(two("bypass = [\"10.2.9.0/25\"]").len(), 1);
+    assert_eq!(
+        two("bypass = [\"10.2.8.0/23\"]"),
+        ["`a/net` protects some of what `a/all` leaves clear"]
+    );
+    assert_eq!(two("bypass = [\"10.2.9.0/24\"]"), [""; 0]);
+}

@@ -39,6 +39,7 @@ pub(super) fn validate(
     }
     if connections.len() == raw.tunnels.len() {
         check_overlaps(raw, &connections, findings);
+        bypass::check_across(raw, &connections, findings);
     }
     Some(Config { gateway: gateway?, inline: inline?, connections, warnings: Report::default() })
 }

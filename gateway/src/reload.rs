@@ -209,6 +209,8 @@ impl Gateway {
                 }
             }
             (Err(reason), Some(plan)) => {
+                // New addresses of peers were refused with it.
+                self.policies.stale = true;
                 let message = format!("the policies were refused, nothing has changed: {reason}");
                 let code = FailureCode::InstallFailed.as_str().to_owned();
                 self.outcome(plan.id, Outcome::Failed { code, message });

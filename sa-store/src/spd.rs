@@ -240,6 +240,17 @@ mod tests {
     }
 
     #[test]
+    fn thousands_of_children_that_meet_nowhere_stay_as_they_are() {
+        let mut entries = Vec::new();
+        for child in 0..3000 {
+            let local = format!("10.{}.{}.0/24", child / 200, child % 200);
+            entries.push(entry(protect(child), &[&local], &["0.0.0.0/0"]));
+            entries.push(entry(bypass(child), &[&local], &["10.0.0.0/8"]));
+        }
+        assert_eq!(Spd::new(entries).entries().len(), 6000);
+    }
+
+    #[test]
     fn ten_thousand_selectors_of_one_width_stay_one_policy() {
         let remote: Vec<TrafficSelector> = (0..10_000u32)
             .map(|n| TrafficSelector::host(std::net::Ipv4Addr::from_bits(0x0a02_0000 + n).into()))

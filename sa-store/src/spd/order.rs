@@ -47,7 +47,7 @@ pub(super) fn in_order(entries: Vec<SpdEntry>) -> Vec<SpdEntry> {
     if bypasses.is_empty() {
         return protects;
     }
-    let bounds = protects.iter().map(|entry| Bounds::of(&entry.remote)).collect();
+    let bounds = protects.iter().map(Bounds::of).collect();
     let mut order = Order { protects, bounds, bypasses, room: PIECES, done: Vec::new() };
     order.walk(0, None, &mut Vec::new());
     order.done
@@ -56,7 +56,7 @@ pub(super) fn in_order(entries: Vec<SpdEntry>) -> Vec<SpdEntry> {
 struct Order {
     /// Specific ones first.
     protects: Vec<SpdEntry>,
-    /// Of the remote sides of `protects`.
+    /// Of `protects`.
     bounds: Vec<Bounds>,
     bypasses: BTreeMap<ChildId, Vec<SpdEntry>>,
     /// Pieces that may still be made.
@@ -69,7 +69,7 @@ impl Order {
     /// children of `clear` have left it. Whether there was room for all of it.
     fn walk(&mut self, from: usize, region: Option<&SpdEntry>, clear: &mut Vec<ChildId>) -> bool {
         let known = clear.len();
-        let bounds = region.map(|region| Bounds::of(&region.remote));
+        let bounds = region.map(Bounds::of);
         for index in from..self.protects.len() {
             let far = match (bounds, self.bounds.get(index)) {
                 (Some(bounds), Some(other)) => !bounds.meet(*other),
@@ -142,23 +142,29 @@ fn covers(outer: &SpdEntry, inner: &SpdEntry) -> bool {
         && side(&outer.remote, &inner.remote)
 }
 
-/// The first and the last address of selectors, per family: tells most pairs apart quickly.
+/// The first and the last address of both sides of a policy, per family: tells most pairs apart
+/// quickly.
 #[derive(Clone, Copy)]
-struct Bounds([Option<(IpAddr, IpAddr)>; 2]);
+struct Bounds([Option<[(IpAddr, IpAddr); 2]>; 2]);
 
 impl Bounds {
-    fn of(selectors: &[TrafficSelector]) -> Self {
-        let family = |v4: bool| {
+    fn of(entry: &SpdEntry) -> Self {
+        let side = |selectors: &[TrafficSelector], v4: bool| {
             let here = || selectors.iter().filter(|selector| selector.is_ipv4() == v4);
             let first = here().map(TrafficSelector::start).min()?;
             Some((first, here().map(TrafficSelector::end).max()?))
         };
+        let family = |v4: bool| Some([side(&entry.local, v4)?, side(&entry.remote, v4)?]);
         Self([family(true), family(false)])
     }
 
     fn meet(self, other: Self) -> bool {
-        let both = self.0.into_iter().zip(other.0);
-        both.filter_map(|(ours, theirs)| ours.zip(theirs))
-            .any(|(ours, theirs)| ours.0 <= theirs.1 && theirs.0 <= ours.1)
+        let overlap = |(ours, theirs): ((IpAddr, IpAddr), (IpAddr, IpAddr))| {
+            ours.0 <= theirs.1 && theirs.0 <= ours.1
+        };
+        let families = self.0.into_iter().zip(other.0);
+        families
+            .filter_map(|(ours, theirs)| ours.zip(theirs))
+            .any(|(ours, theirs)| ours.into_iter().zip(theirs).all(overlap))
     }
 }

@@ -327,6 +327,8 @@ pub struct SealPacket<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Plan {
     inner_len: usize,
+    /// Taken from the SA; never given back.
+    number: Option<u64>,
 }
 
 impl<'a> SealPacket<'a> {
@@ -344,6 +346,12 @@ impl<'a> SealPacket<'a> {
     /// `Policy`: no hop left.
     pub const fn outcome(&self) -> Result<Sealed, DropReason> {
         self.outcome
+    }
+
+    /// The sequence number that the packet took, also when it failed after that: its turn has to
+    /// be passed on ([`SequenceCounter::pass_turn`](sa_store::live::SequenceCounter::pass_turn)).
+    pub const fn number_taken(&self) -> Option<u64> {
+        self.plan.number
     }
 
     /// The sealed packet.
@@ -379,7 +387,7 @@ impl<'a> SealPacket<'a> {
         }
         let (plan, next_header, traffic_class, dont_fragment) =
             if matches!(self.source, SealSource::Dummy { .. }) {
-                (Plan { inner_len }, protocol::NONE, sa.outer_traffic_class(0), true)
+                (Plan { inner_len, number: None }, protocol::NONE, sa.outer_traffic_class(0), true)
             } else {
                 let header = IpHeader::read(room_for_inner).ok_or(malformed)?;
                 if sa.inner_hops == InnerHops::Decrement
@@ -389,7 +397,7 @@ impl<'a> SealPacket<'a> {
                 }
                 (
                     // What lies behind the packet (link-layer padding) stays behind.
-                    Plan { inner_len: header.total_len },
+                    Plan { inner_len: header.total_len, number: None },
                     header.version.next_header(),
                     sa.outer_traffic_class(header.traffic_class),
                     sa.outer.dont_fragment(sa.df, &header),
@@ -506,7 +514,8 @@ fn number_run(run: &mut [SealPacket<'_>]) {
     let bytes = run.iter_mut().filter(good()).take(granted).map(|p| p.plan.inner_len as u64).sum();
     let booked = live.charge_burst(granted as u64, bytes);
     for packet in run.iter_mut().filter(good()) {
-        let outcome = numbers.next().ok_or(DropReason::Expired).and_then(|sequence| {
+        packet.plan.number = numbers.next();
+        let outcome = packet.plan.number.ok_or(DropReason::Expired).and_then(|sequence| {
             if !booked {
                 live.charge(1, packet.plan.inner_len as u64)?;
             }

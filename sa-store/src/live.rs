@@ -126,10 +126,17 @@ impl Iterator for SequenceRange {
 
 /// The allocator of an outbound SA's sequence numbers. It only moves forward and never wraps:
 /// a number, and so an AEAD nonce, is given out once (RFC 4303 §3.3.3).
+///
+/// It is also the turnstile behind it. Senders that share an SA take numbers and seal side by
+/// side, and would send in any order; a receiver with a small window (RFC 4303 §3.4.3 asks for no
+/// more than 32) takes what was overtaken by a burst for a replay. So a sender waits for
+/// [`Self::is_turn`] before it hands its packets on, and then says so with [`Self::pass_turn`].
 #[derive(Debug)]
 pub struct SequenceCounter {
     /// The next number to give out; `last + 1` when none is left.
     next: AtomicU64,
+    /// Every number below has been handed on or never will be.
+    turn: AtomicU64,
     last: u64,
 }
 
@@ -142,7 +149,8 @@ impl SequenceCounter {
             // One short of 2^64, so that `next` itself cannot wrap either.
             Esn::Yes => u64::MAX - 1,
         };
-        Self { next: AtomicU64::new(next.clamp(1, last + 1)), last }
+        let next = next.clamp(1, last + 1);
+        Self { next: AtomicU64::new(next), turn: AtomicU64::new(next), last }
     }
 
     /// Takes up to `wanted` numbers in one step; fewer, down to none, when the end is near.
@@ -165,7 +173,28 @@ impl SequenceCounter {
 
     /// Moves past everything below `next`, never back: what a node does that takes an SA over.
     pub fn advance_to(&self, next: u64) {
-        self.next.fetch_max(next.min(self.last + 1), Ordering::AcqRel);
+        let next = next.min(self.last + 1);
+        self.next.fetch_max(next, Ordering::AcqRel);
+        self.pass_turn(next);
+    }
+
+    /// Whether every number below `number` has been handed on or never will be: its packet may be
+    /// sent. Stays true.
+    #[must_use]
+    pub fn is_turn(&self, number: u64) -> bool {
+        self.turn.load(Ordering::Acquire) >= number
+    }
+
+    /// Lets `next` have its turn, never an earlier number again. Whoever took numbers has to do
+    /// this for each, also for those that came to nothing.
+    pub fn pass_turn(&self, next: u64) {
+        self.turn.fetch_max(next, Ordering::AcqRel);
+    }
+
+    /// Lets every number that was given out so far have its turn at once: what becomes of numbers
+    /// that were taken is not known any more.
+    pub fn pass_all_turns(&self) {
+        self.pass_turn(self.next());
     }
 
     /// Whether three quarters of the numbers are used: time for a rekey.

@@ -63,6 +63,23 @@ fn the_counter_starts_at_one_and_gives_each_number_once() {
 }
 
 #[test]
+fn every_number_has_its_turn_once_those_before_it_had_theirs() {
+    let counter = SequenceCounter::new(Esn::Yes, 10);
+    assert!(counter.is_turn(10));
+    let taken: Vec<u64> = counter.reserve(5).collect();
+    assert_eq!(taken, [10, 11, 12, 13, 14]);
+    assert!(!counter.is_turn(11));
+    counter.pass_turn(12);
+    assert!(counter.is_turn(12) && !counter.is_turn(13));
+    counter.pass_turn(11);
+    assert!(counter.is_turn(12), "never back");
+    counter.pass_all_turns();
+    assert!(counter.is_turn(15) && !counter.is_turn(16), "but only what was taken");
+    counter.advance_to(100);
+    assert!(counter.is_turn(100) && !counter.is_turn(101), "nobody will take what is skipped");
+}
+
+#[test]
 fn the_counter_ends_and_never_wraps() {
     for (esn, last) in [(Esn::No, u64::from(u32::MAX)), (Esn::Yes, u64::MAX - 1)] {
         let counter = SequenceCounter::new(esn, last - 2);

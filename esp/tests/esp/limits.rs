@@ -103,3 +103,25 @@ fn a_stopped_sa_opens_nothing() {
     assert_eq!(super::open(&sa, &sealed, None), Err(DropReason::Expired));
     assert_eq!(sa.live().replay.highest(), 0);
 }
+
+/// Whoever orders what workers send has to know of every number.
+#[test]
+fn a_number_is_told_also_when_the_packet_failed_after_it_was_taken() {
+    let mut record = record(gcm(), Esn::No, Direction::Outbound);
+    record.lifetime = Lifetime { soft: packets(1), hard: packets(2) };
+    let sa = outbound_of(&record, &OutboundOptions::new([0; 16]));
+    let inner = ipv4(60, 0);
+    let broken = [0xff; 60];
+    let mut slots = [[0_u8; 200]; 4];
+    let sources = [&inner[..], &broken, &inner, &inner];
+    let mut burst: Vec<_> = slots
+        .iter_mut()
+        .zip(sources)
+        .map(|(slot, head)| SealPacket::new(&sa, SealSource::Parts { head, body: &[] }, slot))
+        .collect();
+    seal_burst(&mut burst);
+    let told: Vec<_> =
+        burst.iter().map(|packet| (packet.outcome().is_ok(), packet.number_taken())).collect();
+    let expected = [(true, Some(1)), (false, None), (true, Some(2)), (false, Some(3))];
+    assert_eq!(told, expected);
+}

@@ -8,6 +8,7 @@ pub(crate) mod guard;
 mod inbound;
 mod moderation;
 mod outbound;
+mod turn;
 
 use std::{
     io::{self, IoSlice},

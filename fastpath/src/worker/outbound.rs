@@ -2,15 +2,18 @@
 
 use std::{
     io::{self, IoSlice},
-    ops::Range,
+    ops::{Deref, DerefMut, Range},
     sync::atomic::Ordering,
 };
 
 use arrayvec::ArrayVec;
 use esp::{SealPacket, SealSource, Sealed, inner::Flow, inner::IpHeader, seal_burst};
-use sa_store::{Encapsulation, live::DropReason};
+use sa_store::{
+    Encapsulation,
+    live::{DropReason, LiveSa},
+};
 
-use super::Shared;
+use super::{Shared, turn};
 use crate::{
     io::{
         Outgoing, TunQueue,
@@ -56,7 +59,37 @@ pub(super) struct OutboundPath {
     output: Vec<u8>,
 }
 
-type Entries<'t> = ArrayVec<Entry<'t>, BURST>;
+/// Packets that wait to be sealed and sent.
+struct Entries<'t>(ArrayVec<Entry<'t>, BURST>);
+
+impl Entries<'_> {
+    const fn new() -> Self {
+        Self(ArrayVec::new_const())
+    }
+}
+
+impl<'t> Deref for Entries<'t> {
+    type Target = ArrayVec<Entry<'t>, BURST>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Entries<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Entries<'_> {
+    /// Packets are left only when a panic ended the turn. Nobody is to wait for their numbers.
+    fn drop(&mut self) {
+        for entry in self.iter() {
+            entry.outbound.sa.live().sequence.pass_all_turns();
+        }
+    }
+}
 
 impl OutboundPath {
     pub(super) fn new() -> Self {
@@ -230,8 +263,7 @@ impl OutboundPath {
         if entries.is_empty() {
             return;
         }
-        let mut sealed: ArrayVec<(Range<usize>, Result<Sealed, DropReason>), BURST> =
-            ArrayVec::new();
+        let mut sealed: ArrayVec<Slot, BURST> = ArrayVec::new();
         {
             let mut burst: ArrayVec<SealPacket<'_>, BURST> = ArrayVec::new();
             let mut rest = &mut self.output[..];
@@ -256,21 +288,30 @@ impl OutboundPath {
                     SealSource::Parts { head, body }
                 };
                 burst.push(SealPacket::new(&entry.outbound.sa, source, slot));
-                sealed.push((at..at + len, Err(DropReason::Malformed)));
+                let outcome = Err(DropReason::Malformed);
+                sealed.push(Slot { range: at..at + len, outcome, number: None });
                 at += len;
             }
             seal_burst(&mut burst);
-            for (to, packet) in sealed.iter_mut().zip(&burst) {
-                to.1 = packet.outcome();
+            for (slot, packet) in sealed.iter_mut().zip(&burst) {
+                slot.outcome = packet.outcome();
+                slot.number = packet.number_taken();
             }
         }
         let mut at = 0;
-        while let Some((entry, (range, outcome))) = entries.get(at).zip(sealed.get(at)) {
-            let Ok(first) = outcome else {
-                shared.look_at(entry.outbound.sa.live());
+        while let Some((entry, slot)) = entries.get(at).zip(sealed.get(at)) {
+            let live = entry.outbound.sa.live();
+            if let Some(number) = slot.number {
+                // Out of turn is better than never.
+                turn::wait(&live.sequence, number);
+            }
+            let Ok(first) = slot.outcome else {
+                slot.pass_turn(live);
+                shared.look_at(live);
                 at += 1;
                 continue;
             };
+            let range = &slot.range;
             let df = first.dont_fragment && !entry.oversize;
             let run = run_length(entries, &sealed, at, df);
             let mut to = Outgoing {
@@ -283,7 +324,7 @@ impl OutboundPath {
             let of_run = sealed.get(at..at + run).unwrap_or(&[]);
             match entry.outbound.encapsulation() {
                 Encapsulation::Udp => {
-                    let end = of_run.last().map_or(range.end, |(range, _)| range.end);
+                    let end = of_run.last().map_or(range.end, |slot| slot.range.end);
                     to.segment = (run > 1).then(|| u16::try_from(range.len()).unwrap_or(u16::MAX));
                     let data = self.output.get(range.start..end).unwrap_or(&[]);
                     shared.transmit_udp(entry.outbound, &to, data);
@@ -291,28 +332,46 @@ impl OutboundPath {
                 Encapsulation::None => {
                     let packets: ArrayVec<IoSlice<'_>, BURST> = of_run
                         .iter()
-                        .map(|(range, _)| self.output.get(range.clone()).unwrap_or(&[]))
+                        .map(|slot| self.output.get(slot.range.clone()).unwrap_or(&[]))
                         .map(IoSlice::new)
                         .collect();
                     shared.transmit_raw(entry.outbound, &to, &packets);
                 }
             }
-            shared.look_at(entry.outbound.sa.live());
+            if let Some(last) = of_run.last() {
+                last.pass_turn(live);
+            }
+            shared.look_at(live);
             at += run;
         }
         entries.clear();
     }
 }
 
-/// How many packets from `at` on may go in one system call: one SA, one outer header. In one
-/// `UDP_SEGMENT` send they have one size as well; only the last may be shorter.
-fn run_length(
-    entries: &Entries<'_>,
-    sealed: &[(Range<usize>, Result<Sealed, DropReason>)],
-    at: usize,
-    df: bool,
-) -> usize {
-    let (Some(first), Some((range, Ok(outer)))) = (entries.get(at), sealed.get(at)) else {
+/// A packet in the output buffer.
+struct Slot {
+    range: Range<usize>,
+    outcome: Result<Sealed, DropReason>,
+    /// The sequence number it took, whatever the outcome.
+    number: Option<u64>,
+}
+
+impl Slot {
+    /// The packet has been handed to the kernel or is lost.
+    fn pass_turn(&self, live: &LiveSa) {
+        if let Some(number) = self.number {
+            live.sequence.pass_turn(number.saturating_add(1));
+        }
+    }
+}
+
+/// How many packets from `at` on may go in one system call: one SA, one outer header, numbers
+/// without a gap, which another worker's packets would have to fill. In one `UDP_SEGMENT` send
+/// they have one size as well; only the last may be shorter.
+fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize, df: bool) -> usize {
+    let (Some(first), Some(Slot { range, outcome: Ok(outer), .. })) =
+        (entries.get(at), sealed.get(at))
+    else {
         return 1;
     };
     if first.oversize {
@@ -322,9 +381,12 @@ fn run_length(
     let size = range.len();
     let mut total = size;
     let mut count = 1;
-    for (entry, (range, outcome)) in entries.iter().zip(sealed).skip(at + 1) {
+    let mut number = outer.sequence;
+    for (entry, Slot { range, outcome, .. }) in entries.iter().zip(sealed).skip(at + 1) {
         let Ok(next) = outcome else { break };
+        number = number.wrapping_add(1);
         let same = core::ptr::eq(entry.outbound, first.outbound)
+            && next.sequence == number
             && next.traffic_class == outer.traffic_class
             && next.dont_fragment == df
             && !entry.oversize;
@@ -401,4 +463,91 @@ fn tell_too_big(packet: &[u8], flow: &Flow, max: usize, queue: &TunQueue, shared
         }
     }
     true
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "planted, and a test that cannot go on ends")]
+mod tests {
+    use super::*;
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::Arc,
+    };
+
+    use esp::{OutboundOptions, OutboundSa};
+    use sa_store::{
+        ChildId, Direction, DomainId, Esn, EspCipher, EspSpi, EspSuite, EspTransform, KeyMaterial,
+        Lifetime, Mode, OffloadIntent, PairId, SaId, SaRecord, SecretBytes, TunnelId,
+    };
+
+    fn outbound() -> Outbound {
+        let (local, remote) = ("192.0.2.1:4500".parse(), "192.0.2.2:4500".parse());
+        let record = SaRecord {
+            id: SaId(1),
+            pair: PairId(1),
+            tunnel: TunnelId(1),
+            child: ChildId(1),
+            direction: Direction::Outbound,
+            spi: EspSpi::new(0x1001).unwrap(),
+            local: local.unwrap(),
+            remote: remote.unwrap(),
+            encapsulation: Encapsulation::Udp,
+            mode: Mode::Tunnel,
+            transform: EspTransform {
+                suite: EspSuite::new(EspCipher::AesGcm16(256), None).unwrap(),
+                esn: Esn::Yes,
+            },
+            keys: KeyMaterial {
+                encryption: SecretBytes::new(vec![7; 36]),
+                integrity: SecretBytes::new(Vec::new()),
+            },
+            replay_window: 32,
+            replay_floor: 0,
+            next_sequence: 1,
+            local_selectors: vec!["10.1.0.0/16".parse().unwrap()],
+            remote_selectors: vec!["10.2.0.0/16".parse().unwrap()],
+            lifetime: Lifetime::default(),
+            dscp: Default::default(),
+            ecn: Default::default(),
+            df: Default::default(),
+            domain: DomainId(0),
+            mark: 0,
+            interface_id: 0,
+            offload: OffloadIntent::Auto,
+        };
+        let live = Arc::new(LiveSa::new(&record));
+        let engines = crypto::aead::Engines::portable();
+        let options = OutboundOptions::new([0; 16]);
+        let sa = OutboundSa::new(&record, live, &engines, &options).unwrap();
+        let (id, local, remote) = (record.id, record.local, record.remote);
+        Outbound { id, sa, local, remote, max_inner: Arc::default() }
+    }
+
+    #[test]
+    fn nobody_waits_for_the_numbers_of_a_turn_that_panicked() {
+        let outbound = outbound();
+        let sequence = &outbound.sa.live().sequence;
+        let turn = AssertUnwindSafe(|| {
+            let mut entries = Entries::new();
+            entries.push(Entry { outbound: &outbound, head: 0..0, body: 0..0, oversize: false });
+            assert!(sequence.reserve(3).eq(1..4));
+            panic!("planted");
+        });
+        assert!(catch_unwind(turn).is_err());
+        assert!(sequence.reserve(1).eq(4..5));
+        assert!(sequence.is_turn(4) && !sequence.is_turn(5));
+    }
+
+    #[test]
+    fn a_run_ends_where_the_numbers_of_another_worker_come_between() {
+        let outbound = outbound();
+        let mut entries = Entries::new();
+        let sealed = [1, 2, 3, 7, 8].map(|sequence| {
+            entries.push(Entry { outbound: &outbound, head: 0..0, body: 0..0, oversize: false });
+            let outcome = Ok(Sealed { len: 100, sequence, traffic_class: 0, dont_fragment: true });
+            Slot { range: 0..100, outcome, number: Some(sequence) }
+        });
+        let lengths = [0, 1, 3, 4].map(|at| run_length(&entries, &sealed, at, true));
+        assert_eq!(lengths, [3, 2, 2, 1]);
+    }
 }

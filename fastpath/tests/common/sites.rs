@@ -86,6 +86,8 @@ pub(crate) struct Pairing {
     pub(crate) b: Vec<TrafficSelector>,
     pub(crate) suite: EspSuite,
     pub(crate) esn: Esn,
+    /// Packets that the receivers' replay windows hold.
+    pub(crate) window: u32,
 }
 
 pub(crate) fn selectors(texts: &[&str]) -> Vec<TrafficSelector> {
@@ -101,6 +103,7 @@ impl Pairing {
             b: selectors(b),
             suite: EspSuite::new(EspCipher::AesGcm16(256), None).expect("exists"),
             esn: Esn::Yes,
+            window: 4096,
         }
     }
 
@@ -147,7 +150,7 @@ impl Pairing {
                     encryption: secret(cipher.key_len() + cipher.salt_len()),
                     integrity: secret(self.suite.integrity().map_or(0, |mac| mac.key_len())),
                 },
-                replay_window: 4096,
+                replay_window: self.window,
                 replay_floor: 0,
                 next_sequence: 1,
                 local_selectors: mine.clone(),

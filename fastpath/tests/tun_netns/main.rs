@@ -6,6 +6,7 @@
 mod common;
 
 mod blocked;
+mod order;
 mod passing;
 mod raw;
 mod steering;

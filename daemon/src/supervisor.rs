@@ -289,6 +289,7 @@ async fn serve(
                 ("malformed", now.malformed),
                 ("too-big", now.too_big),
                 ("send-failed", now.send_failed),
+                ("notices", now.notices),
             ];
             match inline.clear_dropped() {
                 Ok(clear) => dropped.push(("clear", clear)),

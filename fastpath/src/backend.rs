@@ -92,6 +92,9 @@ pub struct NodeCounters {
     pub send_failed: u64,
     /// Packets too long for their tunnel, answered with ICMP.
     pub too_big: u64,
+    /// What workers had to tell (a peer that moved, a child that traffic asks for) and found no
+    /// room for.
+    pub notices: u64,
     /// Internal errors: bursts of packets that were lost because a worker panicked on them.
     pub panics: u64,
 }
@@ -135,6 +138,7 @@ impl InlineHandle {
             malformed: read(&stats.malformed),
             send_failed: read(&stats.send_failed),
             too_big: read(&stats.too_big),
+            notices: read(&stats.events_lost),
             panics: read(&stats.panics),
         }
     }

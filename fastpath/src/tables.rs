@@ -25,8 +25,8 @@ pub(crate) struct Outbound {
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
-    /// The longest inner packet that fits the path and the TUN interface; follows the path MTU.
-    pub max_inner: Arc<AtomicUsize>,
+    /// What is known of the way there.
+    pub path: Arc<OuterPath>,
 }
 
 impl Outbound {
@@ -34,6 +34,32 @@ impl Outbound {
     pub(crate) const fn encapsulation(&self) -> Encapsulation {
         self.sa.encapsulation()
     }
+}
+
+/// What the kernel has learned of the way to a peer. Shared by all versions of an SA's entry.
+#[derive(Debug, Default)]
+pub(crate) struct OuterPath {
+    /// The longest inner packet that fits the path and the TUN interface; follows the path MTU.
+    pub max_inner: AtomicUsize,
+    /// The path may be smaller still: outer packets go without DF.
+    pub cut: AtomicBool,
+    /// When workers last asked for a new measurement; nanoseconds of the data plane's clock.
+    asked: AtomicU64,
+}
+
+impl OuterPath {
+    /// Whether a new measurement may be asked for at `now`: at most ten times a second.
+    pub(crate) fn may_ask(&self, now: u64) -> bool {
+        ten_a_second(&self.asked, now)
+    }
+}
+
+/// Whether what was `last` done some time ago may be done at `now` again; true to one of
+/// several that ask at the same time.
+fn ten_a_second(last: &AtomicU64, now: u64) -> bool {
+    let before = last.load(Ordering::Relaxed);
+    now.saturating_sub(before) > 100_000_000
+        && last.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
 
 /// An inbound SA as workers use it.
@@ -74,12 +100,7 @@ impl Seen {
 
     /// Whether a move may be reported at `now`: at most ten times a second.
     pub(crate) fn may_report_move(&self, now: u64) -> bool {
-        let before = self.moved.load(Ordering::Relaxed);
-        now.saturating_sub(before) > 100_000_000
-            && self
-                .moved
-                .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        ten_a_second(&self.moved, now)
     }
 }
 

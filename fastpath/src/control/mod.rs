@@ -6,11 +6,7 @@ mod retired;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::Receiver,
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Receiver},
     time::Duration,
 };
 
@@ -27,6 +23,7 @@ use sa_store::{
 
 use self::{
     model::{Entry, Installed, Model, Undo},
+    path_mtu::PathMtu,
     retired::Retired,
 };
 use crate::{
@@ -324,13 +321,12 @@ impl Control {
                 let options = OutboundOptions::new(seed);
                 let sa = OutboundSa::new(record, live, engines, &options)
                     .map_err(|error| error.to_string())?;
-                let max_inner = Arc::new(AtomicUsize::new(0));
                 let outbound = Outbound {
                     id: record.id,
                     sa,
                     local: record.local,
                     remote: record.remote,
-                    max_inner,
+                    path: Arc::default(),
                 };
                 self.measure(&outbound);
                 Ok(Entry::Out(Arc::new(outbound)))
@@ -356,8 +352,8 @@ impl Control {
             })),
             Entry::Out(old) => {
                 let sa = old.sa.with_addresses(local, remote).map_err(|error| error.to_string())?;
-                let max_inner = Arc::clone(&old.max_inner);
-                let outbound = Outbound { id: old.id, sa, local, remote, max_inner };
+                let path = Arc::clone(&old.path);
+                let outbound = Outbound { id: old.id, sa, local, remote, path };
                 self.measure(&outbound);
                 Entry::Out(Arc::new(outbound))
             }
@@ -368,10 +364,11 @@ impl Control {
     /// interface: TCP that agreed on more would depend on ICMP to learn of the latter.
     fn measure(&self, outbound: &Outbound) {
         let mark = self.config.steering.marks().bypass;
-        let mtu = path_mtu::of(outbound.local.ip(), outbound.remote.ip(), mark);
+        let PathMtu { mtu, cut } = path_mtu::of(outbound.local.ip(), outbound.remote.ip(), mark);
         let interface = usize::try_from(self.config.mtu).unwrap_or(usize::MAX);
         let fits = outbound.sa.max_inner_len(mtu).min(interface);
-        outbound.max_inner.store(fits, Ordering::Relaxed);
+        outbound.path.max_inner.store(fits, Ordering::Relaxed);
+        outbound.path.cut.store(cut, Ordering::Relaxed);
     }
 
     fn set_policies(&mut self, set: PolicySet) -> Result<(), String> {

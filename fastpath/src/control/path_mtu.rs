@@ -12,12 +12,29 @@ use crate::io::sys;
 
 /// Taken where the kernel has no answer (no route yet).
 const USUAL: usize = 1500;
-/// No path is taken to be smaller: IPv4 hosts reassemble as much (RFC 1122 §3.3.2).
-const LEAST: usize = 576;
+/// The least that the kernel believes of an ICMP error over IPv4 (`route.min_pmtu`), whoever made
+/// it up. It sends packets of this size, and so do we. What the path really has may be less.
+const LEAST_V4: usize = 552;
+/// No path of IPv6 has less (RFC 8200 §5).
+const LEAST_V6: usize = 1280;
+
+/// What fits a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PathMtu {
+    /// Octets of an outer packet.
+    pub mtu: usize,
+    /// The path may have room for less: packets must not have DF.
+    pub cut: bool,
+}
 
 /// The MTU of the path from `local` to `remote`, with what ICMP told the kernel about it.
-pub(super) fn of(local: IpAddr, remote: IpAddr, mark: u32) -> usize {
-    ask(local, remote, mark).map_or(USUAL, |mtu| mtu.max(LEAST))
+pub(super) fn of(local: IpAddr, remote: IpAddr, mark: u32) -> PathMtu {
+    from_answer(ask(local, remote, mark).unwrap_or(USUAL), remote.is_ipv4())
+}
+
+fn from_answer(answer: usize, v4: bool) -> PathMtu {
+    let least = if v4 { LEAST_V4 } else { LEAST_V6 };
+    PathMtu { mtu: answer.max(least), cut: v4 && answer <= least }
 }
 
 fn ask(local: IpAddr, remote: IpAddr, mark: u32) -> io::Result<usize> {
@@ -36,4 +53,23 @@ fn ask(local: IpAddr, remote: IpAddr, mark: u32) -> io::Result<usize> {
     };
     let mtu = sys::get_int(socket.as_fd(), level, name)?;
     usize::try_from(mtu).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_believes_is_what_is_sent() {
+        for (v4, answer, mtu, cut) in [
+            (true, 1500, 1500, false),
+            (true, 553, 553, false),
+            (true, 552, 552, true),
+            (true, 68, 552, true),
+            (false, 1500, 1500, false),
+            (false, 1280, 1280, false),
+        ] {
+            assert_eq!(from_answer(answer, v4), PathMtu { mtu, cut }, "{answer}");
+        }
+    }
 }

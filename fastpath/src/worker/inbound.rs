@@ -238,7 +238,7 @@ impl InboundPath {
                 && let Some(packet) = self.data.get_mut(range.clone())
                 && let Some(shape) = shape(packet)
             {
-                let max = outbound.max_inner.load(Ordering::Relaxed);
+                let max = outbound.path.max_inner.load(Ordering::Relaxed);
                 mss::clamp(packet, &shape, max, false);
             }
             self.coalescer.add(&self.data, range.start, range.len(), &mut |parts| {

@@ -140,7 +140,7 @@ impl Shared {
     fn transmit_udp(&self, outbound: &Outbound, to: &Outgoing, data: &[u8]) {
         let worker = WORKER.get();
         let result = match self.wire.send_udp(worker, to, data) {
-            Err(error) if to.segment.is_some() && cannot_segment(&error) => {
+            Err(error) if to.segment.is_some() && cannot_segment(&error, to.df) => {
                 self.send_singly(worker, to, data)
             }
             other => other,
@@ -163,7 +163,7 @@ impl Shared {
     /// Counts `packets` that the kernel did not take.
     fn not_sent(&self, outbound: &Outbound, error: &io::Error, packets: usize) {
         self.stats.send_failed.fetch_add(packets as u64, Ordering::Relaxed);
-        if error.raw_os_error() == Some(libc::EMSGSIZE) {
+        if error.raw_os_error() == Some(libc::EMSGSIZE) && outbound.path.may_ask(self.now()) {
             self.tell(Event::TooLong(outbound.id));
         }
     }
@@ -197,9 +197,14 @@ impl Shared {
 }
 
 /// Whether a segmented send failed because of the segmentation: interfaces without checksum
-/// offload before kernel 6.11, or datagrams that do not fit the path (told apart by sending one).
-fn cannot_segment(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+/// offload before kernel 6.11, or datagrams that do not fit the path (told apart by sending one),
+/// which the kernel does not both segment and fragment.
+fn cannot_segment(error: &io::Error, df: bool) -> bool {
+    match error.raw_os_error() {
+        Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP) => true,
+        Some(libc::EMSGSIZE) => !df,
+        _ => false,
+    }
 }
 
 /// Gives `packets` to `send`, which takes some of them or fails with the first, until each has

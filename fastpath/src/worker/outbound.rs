@@ -159,7 +159,7 @@ impl OutboundPath {
         let Some(outbound) = find(&flow, tables, shared) else { return };
         let whole = read.end - len..read.end;
         let Some(packet) = self.input.get_mut(whole.clone()) else { return };
-        let max = outbound.max_inner.load(Ordering::Relaxed);
+        let max = outbound.path.max_inner.load(Ordering::Relaxed);
         mss::clamp(packet, &shape, max, vnet.needs_checksum);
         if vnet.gso == Gso::None {
             if vnet.needs_checksum && complete_checksum(packet, &vnet).is_none() {
@@ -200,7 +200,7 @@ impl OutboundPath {
         queue: &TunQueue,
         shared: &Shared,
     ) {
-        let max = outbound.max_inner.load(Ordering::Relaxed);
+        let max = outbound.path.max_inner.load(Ordering::Relaxed);
         let packet = self.input.get(whole.clone()).unwrap_or(&[]);
         let Some(header) = IpHeader::read(packet) else { return };
         if header.dont_fragment && tell_too_big(packet, flow, max, queue, shared) {
@@ -312,8 +312,9 @@ impl OutboundPath {
                 continue;
             };
             let range = &slot.range;
-            let df = first.dont_fragment && !entry.oversize;
-            let run = run_length(entries, &sealed, at, df);
+            let cut = entry.oversize || entry.outbound.path.cut.load(Ordering::Relaxed);
+            let df = first.dont_fragment && !cut;
+            let run = run_length(entries, &sealed, at);
             let mut to = Outgoing {
                 local: entry.outbound.local,
                 remote: entry.outbound.remote,
@@ -368,7 +369,7 @@ impl Slot {
 /// How many packets from `at` on may go in one system call: one SA, one outer header, numbers
 /// without a gap, which another worker's packets would have to fill. In one `UDP_SEGMENT` send
 /// they have one size as well; only the last may be shorter.
-fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize, df: bool) -> usize {
+fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize) -> usize {
     let (Some(first), Some(Slot { range, outcome: Ok(outer), .. })) =
         (entries.get(at), sealed.get(at))
     else {
@@ -388,7 +389,7 @@ fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize, df: bool) -> us
         let same = core::ptr::eq(entry.outbound, first.outbound)
             && next.sequence == number
             && next.traffic_class == outer.traffic_class
-            && next.dont_fragment == df
+            && next.dont_fragment == outer.dont_fragment
             && !entry.oversize;
         total += range.len();
         let fits =
@@ -520,7 +521,7 @@ mod tests {
         let options = OutboundOptions::new([0; 16]);
         let sa = OutboundSa::new(&record, live, &engines, &options).unwrap();
         let (id, local, remote) = (record.id, record.local, record.remote);
-        Outbound { id, sa, local, remote, max_inner: Arc::default() }
+        Outbound { id, sa, local, remote, path: Arc::default() }
     }
 
     #[test]
@@ -547,7 +548,7 @@ mod tests {
             let outcome = Ok(Sealed { len: 100, sequence, traffic_class: 0, dont_fragment: true });
             Slot { range: 0..100, outcome, number: Some(sequence) }
         });
-        let lengths = [0, 1, 3, 4].map(|at| run_length(&entries, &sealed, at, true));
+        let lengths = [0, 1, 3, 4].map(|at| run_length(&entries, &sealed, at));
         assert_eq!(lengths, [3, 2, 2, 1]);
     }
 }

@@ -126,6 +126,31 @@ fn packets_too_long_are_answered_or_cut() {
     sites.b.release();
 }
 
+/// The kernel believes an ICMP error down to 552 octets, also one that somebody made up; what is
+/// configured may be less than that.
+#[test]
+fn a_path_of_any_size_lets_full_packets_through() {
+    for (encapsulation, mtu) in [
+        (Encapsulation::Udp, 552),
+        (Encapsulation::None, 552),
+        (Encapsulation::Udp, 575),
+        (Encapsulation::Udp, 300),
+        (Encapsulation::None, 300),
+    ] {
+        let pairing = Pairing { encapsulation, ..Pairing::nets() };
+        let mut sites = Sites::new();
+        sites.up(&pairing, 1);
+        assert!(sites.a.client.pings("10.2.0.2"));
+        sites.a.gateway.ip(&format!("route add 192.0.2.2 dev wan mtu {mtu}"));
+        transfer(&sites.a.client, &sites.b.client, "10.2.0.2", 500_000);
+        transfer(&sites.a.client, &sites.b.client, "[fd02::2]", 500_000);
+        let lost = sites.a.handle().counters().send_failed;
+        assert!((1..500).contains(&lost), "{encapsulation} {mtu}: {lost} were lost to learn it");
+        sites.a.release();
+        sites.b.release();
+    }
+}
+
 #[test]
 fn a_rekey_loses_no_packet() {
     let pairing = Pairing::nets();

@@ -109,6 +109,7 @@ pub struct InlineBackend {
     shared: Arc<Shared>,
     capabilities: Capabilities,
     nft_table: Arc<str>,
+    interface: Arc<str>,
     control: Option<JoinHandle<()>>,
 }
 
@@ -118,6 +119,7 @@ pub struct InlineHandle {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
     nft_table: Arc<str>,
+    interface: Arc<str>,
 }
 
 impl InlineHandle {
@@ -157,7 +159,16 @@ impl InlineHandle {
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let obstacles = locked(&self.outbox.obstacles).clone();
-        obstacles.warnings()
+        let mut warnings = obstacles.warnings();
+        if self.shared.stats.interface_gone.load(Ordering::Relaxed) {
+            let gone = format!(
+                "the interface {} was deleted, so nothing passes any tunnel and what they protect \
+                 is blocked: systemctl restart posternd",
+                self.interface
+            );
+            warnings.insert(0, gone);
+        }
+        warnings
     }
 }
 
@@ -186,6 +197,7 @@ impl InlineBackend {
         let threads = Workers::start(&shared, tun.queues, tun.offloads)?;
         let outbox = Arc::new(Outbox::default());
         let nft_table = Arc::from(config.steering.nft_table.as_str());
+        let interface = Arc::from(config.steering.interface.as_str());
         let capabilities = capabilities(config.max_sas);
         let (commands, command_queue) = sync_channel(QUEUE);
         let control = Control::new(
@@ -207,7 +219,8 @@ impl InlineBackend {
                 drop(threads);
             })
             .map_err(Error::Worker)?;
-        Ok(Self { outbox, commands, shared, capabilities, nft_table, control: Some(control) })
+        let control = Some(control);
+        Ok(Self { outbox, commands, shared, capabilities, nft_table, interface, control })
     }
 
     /// A handle that stays valid when the backend is given away.
@@ -217,6 +230,7 @@ impl InlineBackend {
             shared: Arc::clone(&self.shared),
             outbox: Arc::clone(&self.outbox),
             nft_table: Arc::clone(&self.nft_table),
+            interface: Arc::clone(&self.interface),
         }
     }
 }

@@ -154,6 +154,8 @@ pub(crate) struct Stats {
     pub events_lost: AtomicU64,
     /// Turns of workers that a bug ended.
     pub panics: AtomicU64,
+    /// The TUN interface is gone: no worker carries anything.
+    pub interface_gone: AtomicBool,
     /// Something is to be looked at: a limit was reached.
     pub attention: AtomicBool,
 }

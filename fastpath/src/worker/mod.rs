@@ -332,9 +332,11 @@ impl Worker {
                             Ok(Ok(())) => {}
                             Ok(Err(_)) => {
                                 // What is protected stays blocked: its routes went with it.
-                                tracing::error!(
-                                    "the TUN interface is gone; restart to bring it back"
-                                );
+                                if !shared.stats.interface_gone.swap(true, Ordering::Relaxed) {
+                                    tracing::error!(
+                                        "the TUN interface is gone; restart to bring it back"
+                                    );
+                                }
                                 let _ = epoll::delete(&self.epoll, self.queue.as_fd());
                             }
                             // Its buffers are filled anew by every turn.

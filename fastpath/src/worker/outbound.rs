@@ -115,14 +115,17 @@ impl OutboundPath {
             let Some(space) = self.input.get_mut(at..at + READ) else { break };
             let len = match queue.read(space) {
                 Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    self.send(&mut entries, shared);
-                    return match error.kind() {
-                        io::ErrorKind::WouldBlock => Ok(()),
-                        _ => Err(error),
-                    };
-                }
+                Err(error) => match TunError::of(&error) {
+                    TunError::Empty => break,
+                    TunError::Packet => {
+                        Stats::count(&shared.stats.malformed);
+                        continue;
+                    }
+                    TunError::Gone => {
+                        self.send(&mut entries, shared);
+                        return Err(error);
+                    }
+                },
             };
             let from = at..at + len;
             self.packet(from.clone(), &mut entries, &mut heads, queue, tables, shared);
@@ -349,6 +352,28 @@ impl OutboundPath {
     }
 }
 
+/// What a failed read says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum TunError {
+    /// There is no packet.
+    Empty,
+    /// A packet could not be handed over and is lost: the kernel had no memory, or no words for
+    /// what it is. The next one may do.
+    Packet,
+    /// The interface was deleted.
+    Gone,
+}
+
+impl TunError {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => Self::Empty,
+            Some(libc::EBADFD | libc::EBADF | libc::ENODEV) => Self::Gone,
+            _ => Self::Packet,
+        }
+    }
+}
+
 /// A packet in the output buffer.
 struct Slot {
     range: Range<usize>,
@@ -522,6 +547,21 @@ mod tests {
         let sa = OutboundSa::new(&record, live, &engines, &options).unwrap();
         let (id, local, remote) = (record.id, record.local, record.remote);
         Outbound { id, sa, local, remote, path: Arc::default() }
+    }
+
+    #[test]
+    fn one_packet_that_cannot_be_read_does_not_end_a_worker() {
+        for (errno, expected) in [
+            (libc::EAGAIN, TunError::Empty),
+            (libc::EINTR, TunError::Packet),
+            (libc::EINVAL, TunError::Packet),
+            (libc::ENOMEM, TunError::Packet),
+            (libc::EFAULT, TunError::Packet),
+            (libc::EBADFD, TunError::Gone),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(TunError::of(&error), expected, "{error}");
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::{io::Write, net::UdpSocket};
 
+use fastpath::InlineHandle;
 use hw_offload::{Notice, Operation};
 
 use crate::{
     CANARY,
     common::{
-        Capture, Namespace,
+        Capture, Namespace, eventually,
         sites::{Pairing, Sites, bypass},
     },
 };
@@ -61,6 +62,31 @@ fn nothing_leaves_in_clear_without_an_sa_or_without_the_data_plane() {
     }
     assert!(sites.a.client.pings("10.2.0.2"), "after release it passes in clear again");
     assert!(wire.count(CANARY) > 0, "control: the capture sees clear packets");
+}
+
+#[test]
+fn an_interface_that_somebody_deleted_is_told_and_what_it_protected_is_blocked() {
+    let mut sites = Sites::new();
+    sites.up(&Pairing::nets(), 2);
+    assert!(sites.a.client.pings("10.2.0.2"));
+    let handle = sites.a.handle();
+    let told = |handle: &InlineHandle| {
+        handle.warnings().iter().any(|warning| warning.contains("postern0 was deleted"))
+    };
+    assert!(!told(&handle));
+    sites.a.gateway.ip("link del postern0");
+    eventually("a warning", || told(&handle));
+    let wire = Capture::start(&sites.b.gateway);
+    assert!(sites.a.client.no_ping("10.2.0.2"));
+    assert_eq!(wire.count(CANARY), 0);
+    drop(wire);
+    // A new start brings it back; the handle keeps the sockets open.
+    drop(handle);
+    sites.a.backend = None;
+    sites.a.start(2);
+    assert!(!told(&sites.a.handle()));
+    sites.a.release();
+    sites.b.release();
 }
 
 #[test]

@@ -147,8 +147,11 @@ impl Coalescer {
         if upper_len < least || payload_len == 0 || header_len > MAX_HEADERS {
             return None;
         }
+        // A joined packet gets a new header as well, which must not mend a broken one.
+        let header = if shape.v4 { packet.get(..shape.network_len)? } else { &[] };
+        let whole = !shape.v4 || checksum::finish(checksum::sum(0, header)) == 0;
         let sum = checksum::sum(pseudo_sum(packet, shape, upper.len()), upper);
-        (checksum::finish(sum) == 0).then_some(Candidate {
+        (whole && checksum::finish(sum) == 0).then_some(Candidate {
             shape: *shape,
             gso,
             start,
@@ -376,6 +379,21 @@ mod tests {
         let (vnet, broken) = VnetHeader::split(&out[1]).unwrap();
         assert_eq!(vnet, VnetHeader::PLAIN, "left to the receiver to notice");
         assert_eq!(broken, &buffer[ranges[2].0..ranges[2].0 + ranges[2].1]);
+    }
+
+    #[test]
+    fn a_wrong_header_checksum_is_not_mended() {
+        let (_, mut buffer, ranges) = cut(true, 5000, 80);
+        for part in [0, 2] {
+            buffer[ranges[part].0 + 10] ^= 1;
+        }
+        let out = collect(&buffer, &ranges);
+        assert_eq!(out.len(), 4, "two broken ones, and what stands between and behind them");
+        for (number, part) in [(0, 0), (2, 2)] {
+            let (vnet, broken) = VnetHeader::split(&out[number]).unwrap();
+            assert_eq!(vnet, VnetHeader::PLAIN, "left to the receiver to notice");
+            assert_eq!(broken, &buffer[ranges[part].0..ranges[part].0 + ranges[part].1]);
+        }
     }
 
     #[test]

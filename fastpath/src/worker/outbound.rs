@@ -297,8 +297,7 @@ impl OutboundPath {
             }
             seal_burst(&mut burst);
             for (slot, packet) in sealed.iter_mut().zip(&burst) {
-                slot.outcome = packet.outcome();
-                slot.number = packet.number_taken();
+                slot.take(packet);
             }
         }
         let mut at = 0;
@@ -383,6 +382,16 @@ struct Slot {
 }
 
 impl Slot {
+    /// What became of the packet. It ends where it was sealed to: what lies behind an inner packet
+    /// (padding of a link layer) took room but is not sent.
+    fn take(&mut self, packet: &SealPacket<'_>) {
+        self.outcome = packet.outcome();
+        self.number = packet.number_taken();
+        if let Ok(sealed) = self.outcome {
+            self.range.end = self.range.start + sealed.len;
+        }
+    }
+
     /// The packet has been handed to the kernel or is lost.
     fn pass_turn(&self, live: &LiveSa) {
         if let Some(number) = self.number {
@@ -393,7 +402,7 @@ impl Slot {
 
 /// How many packets from `at` on may go in one system call: one SA, one outer header, numbers
 /// without a gap, which another worker's packets would have to fill. In one `UDP_SEGMENT` send
-/// they have one size as well; only the last may be shorter.
+/// they stand one behind the other and have one size as well; only the last may be shorter.
 fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize) -> usize {
     let (Some(first), Some(Slot { range, outcome: Ok(outer), .. })) =
         (entries.get(at), sealed.get(at))
@@ -405,6 +414,7 @@ fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize) -> usize {
     }
     let udp = first.outbound.encapsulation() == Encapsulation::Udp;
     let size = range.len();
+    let mut end = range.end;
     let mut total = size;
     let mut count = 1;
     let mut number = outer.sequence;
@@ -417,11 +427,15 @@ fn run_length(entries: &Entries<'_>, sealed: &[Slot], at: usize) -> usize {
             && next.dont_fragment == outer.dont_fragment
             && !entry.oversize;
         total += range.len();
-        let fits =
-            !udp || range.len() <= size && total <= MAX_DATAGRAM - 64 && count < MAX_SEGMENTS;
+        let fits = !udp
+            || range.start == end
+                && range.len() <= size
+                && total <= MAX_DATAGRAM - 64
+                && count < MAX_SEGMENTS;
         if !same || !fits {
             break;
         }
+        end = range.end;
         count += 1;
         if udp && range.len() < size {
             break;
@@ -583,12 +597,40 @@ mod tests {
     fn a_run_ends_where_the_numbers_of_another_worker_come_between() {
         let outbound = outbound();
         let mut entries = Entries::new();
+        let mut at = 0;
         let sealed = [1, 2, 3, 7, 8].map(|sequence| {
             entries.push(Entry { outbound: &outbound, head: 0..0, body: 0..0, oversize: false });
             let outcome = Ok(Sealed { len: 100, sequence, traffic_class: 0, dont_fragment: true });
-            Slot { range: 0..100, outcome, number: Some(sequence) }
+            at += 100;
+            Slot { range: at - 100..at, outcome, number: Some(sequence) }
         });
         let lengths = [0, 1, 3, 4].map(|at| run_length(&entries, &sealed, at));
         assert_eq!(lengths, [3, 2, 2, 1]);
+    }
+
+    #[test]
+    fn what_lies_behind_an_inner_packet_is_not_sent() {
+        let outbound = outbound();
+        let mut packet = [0_u8; 60];
+        packet[..4].copy_from_slice(&[0x45, 0, 0, 40]);
+        let len = outbound.sa.sealed_len(packet.len());
+        let mut output = [0; 512];
+        let mut entries = Entries::new();
+        let mut sealed: Vec<Slot> = Vec::new();
+        for (number, room) in output.chunks_mut(len).take(2).enumerate() {
+            entries.push(Entry { outbound: &outbound, head: 0..0, body: 0..0, oversize: false });
+            let source = SealSource::Parts { head: &packet, body: &[] };
+            let mut burst = [SealPacket::new(&outbound.sa, source, room)];
+            seal_burst(&mut burst);
+            let outcome = Err(DropReason::Malformed);
+            let range = number * len..(number + 1) * len;
+            let mut slot = Slot { range, outcome, number: None };
+            slot.take(&burst[0]);
+            sealed.push(slot);
+        }
+        let short = outbound.sa.sealed_len(40);
+        let ranges: Vec<_> = sealed.iter().map(|slot| slot.range.clone()).collect();
+        assert_eq!(ranges, [0..short, len..len + short]);
+        assert_eq!(run_length(&entries, &sealed, 0), 1, "there is a gap between the two");
     }
 }

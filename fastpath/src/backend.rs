@@ -88,7 +88,7 @@ pub struct NodeCounters {
     pub policy: u64,
     /// What was no IP packet, or neither ESP nor IKE.
     pub malformed: u64,
-    /// Packets the kernel did not take.
+    /// Packets the kernel did not take, for the wire or from a tunnel.
     pub send_failed: u64,
     /// Packets too long for their tunnel, answered with ICMP.
     pub too_big: u64,

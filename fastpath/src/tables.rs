@@ -146,7 +146,7 @@ pub(crate) struct Stats {
     pub policy: AtomicU64,
     /// What was no IP packet, no ESP and no IKE.
     pub malformed: AtomicU64,
-    /// Packets that the kernel did not take.
+    /// Packets that the kernel did not take, for the wire or from a tunnel.
     pub send_failed: AtomicU64,
     /// ICMP errors for packets that were too long.
     pub too_big: AtomicU64,

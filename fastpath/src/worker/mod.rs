@@ -23,6 +23,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
 use rustix::event::{EventfdFlags, epoll};
 use sa_store::live::LiveSa;
 
@@ -33,7 +34,10 @@ use self::{
 };
 use crate::{
     error::Error,
-    io::{IkeDatagram, Offloads, Outgoing, TunQueue, WireSockets, wire::Arrival},
+    io::{
+        IkeDatagram, Offloads, Outgoing, TunQueue, WireSockets,
+        wire::{Arrival, MAX_SEGMENTS},
+    },
     tables::{Event, Outbound, Stats, Tables},
 };
 
@@ -139,15 +143,22 @@ impl Shared {
     /// Sends one ESP packet in UDP, or several of one size with [`Outgoing::segment`].
     fn transmit_udp(&self, outbound: &Outbound, to: &Outgoing, data: &[u8]) {
         let worker = WORKER.get();
-        let result = match self.wire.send_udp(worker, to, data) {
-            Err(error) if to.segment.is_some() && cannot_segment(&error, to.df) => {
-                self.send_singly(worker, to, data)
-            }
-            other => other,
-        };
-        if let Err(error) = result {
-            self.not_sent(outbound, &error, 1);
+        let Err(error) = self.wire.send_udp(worker, to, data) else { return };
+        if to.segment.is_none() || !cannot_segment(&error, to.df) {
+            return self.not_sent(outbound, &error, datagrams(to, data).count());
         }
+        // One system call for each, where the kernel cannot cut.
+        let datagrams: ArrayVec<&[u8], MAX_SEGMENTS> =
+            datagrams(to, data).take(MAX_SEGMENTS).collect();
+        let to = Outgoing { segment: None, ..*to };
+        each_taken(
+            &datagrams,
+            |rest| match rest.first() {
+                Some(datagram) => self.wire.send_udp(worker, &to, datagram).map(|()| 1),
+                None => Ok(0),
+            },
+            |error, packets| self.not_sent(outbound, error, packets),
+        );
     }
 
     /// Sends raw ESP packets. What the kernel refuses is lost and counted, packet by packet.
@@ -168,16 +179,11 @@ impl Shared {
         }
     }
 
-    /// One system call for each datagram, where the kernel cannot cut for this interface.
-    fn send_singly(&self, worker: usize, to: &Outgoing, data: &[u8]) -> io::Result<()> {
-        let size = to.segment.map_or(data.len(), usize::from).max(1);
-        let to = Outgoing { segment: None, ..*to };
-        data.chunks(size).try_for_each(|datagram| self.wire.send_udp(worker, &to, datagram))
-    }
-
+    /// Writes a packet, or several joined ones: a part for the headers and one for each.
     fn deliver(&self, queue: &TunQueue, parts: &[IoSlice<'_>]) {
         if queue.write(parts).is_err() {
-            Stats::count(&self.stats.send_failed);
+            let packets = parts.len().saturating_sub(1).max(1);
+            self.stats.send_failed.fetch_add(packets as u64, Ordering::Relaxed);
         }
     }
 
@@ -194,6 +200,11 @@ impl Shared {
         });
         update.is_ok()
     }
+}
+
+/// The datagrams of one send.
+fn datagrams<'d>(to: &Outgoing, data: &'d [u8]) -> impl Iterator<Item = &'d [u8]> {
+    data.chunks(to.segment.map_or(data.len(), usize::from).max(1))
 }
 
 /// Whether a segmented send failed because of the segmentation: interfaces without checksum
@@ -424,6 +435,17 @@ mod tests {
             let (arrived, lost) = run(errno);
             assert_eq!(arrived, [0, 1, 2]);
             assert_eq!(lost, [(Some(errno), 7)]);
+        }
+    }
+
+    #[test]
+    fn a_segmented_send_is_as_many_packets_as_datagrams() {
+        let any = "192.0.2.1:4500".parse().expect("an address");
+        let to = |segment| Outgoing { local: any, remote: any, tos: 0, df: true, segment };
+        for (segment, octets, count) in
+            [(None, 1400, 1), (Some(100), 1000, 10), (Some(100), 1001, 11), (Some(0), 2, 2)]
+        {
+            assert_eq!(datagrams(&to(segment), &vec![0; octets]).count(), count, "{octets}");
         }
     }
 

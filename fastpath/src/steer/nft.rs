@@ -181,8 +181,9 @@ impl Family<'_> {
     }
 }
 
-/// Later fragments show no ports: where a rule protects some ports, fragments of the protocol
-/// are caught whatever their ports were. The data plane drops those it cannot place.
+/// Later fragments show no ports, so the kernel is asked to put packets together before they are
+/// matched ([`DEFRAGMENT`]). Where it cannot, and a rule protects some ports, fragments of the
+/// protocol are caught whatever their ports were, and the data plane drops those it cannot place.
 fn for_fragments(rules: &[Rule]) -> Vec<Rule> {
     rules
         .iter()
@@ -197,8 +198,13 @@ fn for_packets(rule: &Rule) -> Rule {
     Rule { local_ports: opaque(rule.local_ports), remote_ports: opaque(rule.remote_ports), ..*rule }
 }
 
+/// A chain that no packet comes to. That a rule with `tproxy` exists makes the kernel put fragments
+/// together in front of all chains, as connection tracking does, without its table of connections.
+/// Behind them it cuts what it put together again.
+const DEFRAGMENT: &str = "chain defragment {\nmeta l4proto udp tproxy to :1\n}\n";
+
 /// The whole table for `nft -f -`; it goes on counting from `dropped`.
-fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count) -> String {
+fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count, defragment: bool) -> String {
     let table = &config.nft_table;
     let tun = &config.interface;
     let marks = config.marks();
@@ -211,6 +217,9 @@ fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count) -> String {
         text,
         "table inet {table} {{\ncounter {CLEAR_DROPPED} {{\npackets {packets} bytes {bytes}\n}}"
     );
+    if defragment {
+        text.push_str(DEFRAGMENT);
+    }
     let mut jumps = (String::new(), String::new());
     for v4 in [true, false] {
         let of_family: Vec<Rule> =
@@ -290,14 +299,30 @@ pub(super) fn replace(config: &SteeringConfig, rules: &[Rule], cover: bool) -> R
     // A counter that cannot be read is no reason to leave anything unprotected.
     let dropped = || counter::clear_dropped(&config.nft_table).unwrap_or_default();
     if !cover {
-        return load(&ruleset(config, rules, dropped()));
+        return load_rules(config, rules, dropped());
     }
     let meanwhile = meanwhile(config);
-    load(&ruleset(&meanwhile, rules, Count::default()))?;
-    let replaced = load(&ruleset(config, rules, dropped()));
+    load_rules(&meanwhile, rules, Count::default())?;
+    let replaced = load_rules(config, rules, dropped());
     // Refused rules do not stay in force in the second table either.
     let removed = load(&removal(&meanwhile));
     replaced.and(removed)
+}
+
+/// Loads `rules`, with whole packets to match where it matters and the kernel can.
+fn load_rules(config: &SteeringConfig, rules: &[Rule], dropped: Count) -> Result<(), Error> {
+    let ports = rules.iter().any(|rule| for_packets(rule).has_ports());
+    if ports && load(&ruleset(config, rules, dropped, true)).is_ok() {
+        return Ok(());
+    }
+    load(&ruleset(config, rules, dropped, false))?;
+    if ports {
+        tracing::warn!(
+            "the kernel has no nft_tproxy: fragments of protocols that a child protects some ports \
+             of do not pass between its networks, whatever their ports"
+        );
+    }
+    Ok(())
 }
 
 /// Whether a table of ours stands already, left by a process before.

@@ -578,6 +578,24 @@ fn ten_thousand_networks_are_read_quickly_and_their_limit_is_told() {
     assert!(config.warnings.to_string().len() < 1000, "a long line is cut");
 }
 
+/// Over IPv4 such a child carries datagrams whole.
+#[test]
+fn ports_over_ipv6_are_accepted_with_a_warning() {
+    for (net, warnings) in [
+        ("fd02::/64[udp/53]", 1),
+        ("fd02::/64[/53]", 1),
+        ("fd02::/64[udp]", 0),
+        ("fd02::/64[tcp/53]", 0),
+        ("10.2.0.0/16[udp/53]", 0),
+    ] {
+        let local = if net.starts_with("fd") { "fd01::/64" } else { "10.1.0.0/16" };
+        let text = around("", "").replace("10.1.0.0/16", local).replace("10.2.0.0/16", net);
+        let said = parse(&text).unwrap_or_else(|report| panic!("{report}")).warnings;
+        assert_eq!(said.diagnostics().len(), warnings, "{net}: {said}");
+        assert!(warnings == 0 || said.to_string().contains("lets no IPv6 fragments pass"));
+    }
+}
+
 #[test]
 fn hostile_texts_end_in_errors() {
     assert!(parse(&"[".repeat(100_000)).is_err());

@@ -7,7 +7,7 @@ use std::{
 
 use gateway::spec::{ChildSpec, ConnectionSpec, RemoteAddress, TunnelMode};
 use ike::config::{AuthMethod, EncapPolicy};
-use sa_store::{Esn, OffloadIntent, TrafficSelector};
+use sa_store::{Esn, OffloadIntent, PortRange, TrafficSelector};
 
 use super::{
     Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces, bypass,
@@ -419,6 +419,9 @@ fn replay_window(raw: &RawEsp<'_>, findings: &mut Findings) -> u32 {
     }
 }
 
+/// The protocol number of TCP.
+const TCP: u8 = 6;
+
 /// Every selector has a partner on the other side.
 fn check_sides(
     raw: &RawChild<'_>,
@@ -449,6 +452,23 @@ fn check_sides(
                 "no packet can match it",
             );
         }
+    }
+    // TCP sends no fragments: its segments are made to fit.
+    let cut = |selector: &TrafficSelector| {
+        !selector.is_ipv4()
+            && selector.protocol() != TCP
+            && !selector.ports().is_any()
+            && selector.ports() != PortRange::OPAQUE
+    };
+    let of_both = sides
+        .iter()
+        .flat_map(|(list, own, _)| list.iter().flat_map(|list| &list.value).zip(own.iter()));
+    if let Some((text, selector)) = of_both.into_iter().find(|(_, selector)| cut(selector)) {
+        findings.warning(
+            text.span.clone(),
+            format!("`{selector}` lets no IPv6 fragments pass, since they show no ports"),
+            "datagrams of more than 1352 octets need a child without ports",
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     coalesce::Coalescer,
+    gather::{Fragment, Gatherer},
     header::{Gso, VnetHeader, shape},
     icmp, mss,
     segment::{Cut, Fragments, complete_checksum},
@@ -114,5 +115,26 @@ proptest! {
             prop_assert!(vnet.to_bytes(true).len() == VNET_HEADER);
         }
         Control::parse(&bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn fragments(packets in proptest::collection::vec((packet(), 0..4_u16, any::<bool>()), 0..40)) {
+        let mut gatherer = Gatherer::new();
+        for (mut bytes, position, more) in packets {
+            let position = position | if more { 0x2000 } else { 0 };
+            if let Some(slot) = bytes.get_mut(6..8) {
+                slot.copy_from_slice(&position.to_be_bytes());
+            }
+            let Some(fragment) = Fragment::read(&bytes) else { continue };
+            if fragment.is_first() {
+                gatherer.first(&fragment, 0);
+            } else {
+                gatherer.later(&fragment, 0);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Packets on the clear side: cutting, joining, clamping, complaining.
 
 pub(crate) mod coalesce;
+pub(crate) mod gather;
 pub(crate) mod header;
 #[cfg(test)]
 mod hostile;

@@ -21,6 +21,7 @@ use crate::{
     },
     packet::{
         coalesce::plain,
+        gather::{Fragment, Gatherer, Later},
         header::{Gso, VnetHeader, shape},
         icmp, mss,
         segment::{Cut, Fragments, MAX_HEADERS, complete_checksum},
@@ -57,6 +58,8 @@ pub(super) struct OutboundPath {
     heads: Vec<u8>,
     /// What is sent.
     output: Vec<u8>,
+    /// Datagrams that must leave whole.
+    gatherer: Gatherer,
 }
 
 /// Packets that wait to be sealed and sent.
@@ -98,6 +101,7 @@ impl OutboundPath {
             heads: vec![0; BURST * MAX_HEADERS],
             // A sealed packet adds at most 100 octets: IV, padding, trailer, ICV.
             output: vec![0; BUFFER + READ + BURST * 128],
+            gatherer: Gatherer::new(),
         }
     }
 
@@ -128,8 +132,7 @@ impl OutboundPath {
                 },
             };
             let from = at..at + len;
-            self.packet(from.clone(), &mut entries, &mut heads, queue, tables, shared);
-            at = from.end;
+            at = self.packet(from, &mut entries, &mut heads, queue, tables, shared);
             if at >= BUFFER / 2 || entries.len() >= BURST / 2 {
                 self.send(&mut entries, shared);
                 (at, heads) = (0, 0);
@@ -141,7 +144,8 @@ impl OutboundPath {
         Ok(())
     }
 
-    /// One read: a packet or super-packet.
+    /// One read: a packet, a super-packet, or a fragment, which may make a packet whole. Returns
+    /// where in the input buffer there is room again.
     fn packet<'t>(
         &mut self,
         read: Range<usize>,
@@ -150,17 +154,60 @@ impl OutboundPath {
         queue: &TunQueue,
         tables: &'t Tables,
         shared: &Shared,
+    ) -> usize {
+        let bytes = self.input.get(read.clone()).unwrap_or(&[]);
+        let Some((mut vnet, packet)) = VnetHeader::split(bytes) else {
+            Stats::count(&shared.stats.malformed);
+            return read.end;
+        };
+        let mut range = read.end - packet.len()..read.end;
+        if let Some(fragment) = Fragment::read(packet)
+            && !fragment.is_first()
+        {
+            match self.gatherer.later(&fragment, shared.now()) {
+                Later::Unknown => {}
+                Later::Kept => return read.start,
+                Later::Whole(whole) => {
+                    // In the place of its last fragment, where a read has room for as much.
+                    range = read.start..read.start + whole.len();
+                    vnet = VnetHeader::PLAIN;
+                    let Some(place) = self.input.get_mut(range.clone()) else { return read.start };
+                    place.copy_from_slice(whole);
+                }
+            }
+        }
+        self.inner(range.clone(), vnet, entries, heads, queue, tables, shared);
+        range.end
+    }
+
+    /// A packet or super-packet that stands in the input buffer.
+    #[expect(clippy::too_many_arguments, reason = "the state of one turn")]
+    fn inner<'t>(
+        &mut self,
+        whole: Range<usize>,
+        vnet: VnetHeader,
+        entries: &mut Entries<'t>,
+        heads: &mut usize,
+        queue: &TunQueue,
+        tables: &'t Tables,
+        shared: &Shared,
     ) {
         let stats = &shared.stats;
-        let bytes = self.input.get(read.clone()).unwrap_or(&[]);
-        let parsed = VnetHeader::split(bytes).and_then(|(vnet, packet)| {
-            Some((vnet, packet.len(), Flow::read(packet)?, shape(packet)?))
-        });
-        let Some((vnet, len, flow, shape)) = parsed else {
+        let packet = self.input.get(whole.clone()).unwrap_or(&[]);
+        let len = packet.len();
+        let Some((flow, shape)) = Flow::read(packet).zip(shape(packet)) else {
             return Stats::count(&stats.malformed);
         };
         let Some(outbound) = find(&flow, tables, shared) else { return };
-        let whole = read.end - len..read.end;
+        if let Some(fragment) = Fragment::read(packet)
+            && fragment.is_first()
+            && !carries_later_fragments(&flow, outbound, tables)
+        {
+            if self.gatherer.first(&fragment, shared.now()) {
+                Stats::count(&stats.policy);
+            }
+            return;
+        }
         let Some(packet) = self.input.get_mut(whole.clone()) else { return };
         let max = outbound.path.max_inner.load(Ordering::Relaxed);
         mss::clamp(packet, &shape, max, vnet.needs_checksum);
@@ -172,7 +219,7 @@ impl OutboundPath {
                 self.push(entries, outbound, 0..0, whole, false, shared);
                 return;
             }
-            return self.too_long(whole, &flow, outbound, entries, heads, queue, shared);
+            return self.too_long(whole, &flow, outbound, entries, heads, queue, tables, shared);
         }
         let Some(cut) = Cut::plan(packet, &shape, &vnet, max) else {
             return Stats::count(&stats.malformed);
@@ -201,6 +248,7 @@ impl OutboundPath {
         entries: &mut Entries<'t>,
         heads: &mut usize,
         queue: &TunQueue,
+        tables: &Tables,
         shared: &Shared,
     ) {
         let max = outbound.path.max_inner.load(Ordering::Relaxed);
@@ -210,7 +258,7 @@ impl OutboundPath {
             return;
         }
         let plan = shape(packet)
-            .filter(|_| !header.dont_fragment)
+            .filter(|_| !header.dont_fragment && carries_later_fragments(flow, outbound, tables))
             .and_then(|shape| Fragments::plan(packet, &shape, max));
         let Some(plan) = plan else {
             self.push(entries, outbound, 0..0, whole, true, shared);
@@ -481,6 +529,20 @@ fn find<'t>(flow: &Flow, tables: &'t Tables, shared: &Shared) -> Option<&'t Outb
             None
         }
     }
+}
+
+/// Whether later fragments of a flow, which show no ports, go where its whole packets go. An SA
+/// whose selectors have ports may not carry them (RFC 4301 §7.3).
+fn carries_later_fragments(flow: &Flow, outbound: &Outbound, tables: &Tables) -> bool {
+    let later = Flow { source_port: None, destination_port: None, ..*flow };
+    let rule = tables.policies.find(later.source, later.destination, later.protocol, None);
+    rule.is_some_and(|rule| match rule.verdict {
+        Verdict::Protect(_, child) => {
+            tables.active.get(&child).is_some_and(|active| core::ptr::eq(&**active, outbound))
+                && outbound.sa.accepts(&later)
+        }
+        Verdict::Bypass | Verdict::Discard => false,
+    })
 }
 
 /// Sends the ICMP error for a packet that must not be cut; false when the path is too small to

@@ -6,6 +6,7 @@
 mod common;
 
 mod blocked;
+mod fragments;
 mod order;
 mod passing;
 mod raw;
@@ -58,7 +59,12 @@ fn bound<T>(bind: impl Fn() -> io::Result<T>) -> T {
 
 /// One datagram there and back.
 pub(crate) fn datagram(from: &Namespace, to: &Namespace, address: &str, len: usize) -> bool {
-    let server: SocketAddr = format!("{address}:9001").parse().unwrap();
+    datagram_to(from, to, &format!("{address}:9001"), len)
+}
+
+/// One datagram to a port of its own and back.
+pub(crate) fn datagram_to(from: &Namespace, to: &Namespace, server: &str, len: usize) -> bool {
+    let server: SocketAddr = server.parse().unwrap();
     let (ready, wait) = std::sync::mpsc::channel();
     let echo = to.spawn(move || {
         let socket = bound(|| UdpSocket::bind(server));
@@ -68,6 +74,8 @@ pub(crate) fn datagram(from: &Namespace, to: &Namespace, address: &str, len: usi
         if let Ok((len, peer)) = socket.recv_from(&mut buffer) {
             socket.send_to(&buffer[..len], peer).unwrap();
         }
+        // A closed socket learns nothing from ICMP errors.
+        socket
     });
     wait.recv().unwrap();
     let came_back = from.within(move || {
@@ -79,6 +87,6 @@ pub(crate) fn datagram(from: &Namespace, to: &Namespace, address: &str, len: usi
         socket.send_to(&data, server).is_ok()
             && socket.recv_from(&mut buffer).is_ok_and(|(got, _)| buffer[..got] == data)
     });
-    echo.join().unwrap();
+    drop(echo.join().unwrap());
     came_back
 }

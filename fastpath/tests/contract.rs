@@ -6,7 +6,7 @@
 mod common;
 
 use std::{
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant as Clock},
 };
@@ -14,7 +14,7 @@ use std::{
 use common::{Namespace, wire};
 use fastpath::{InlineBackend, InlineConfig, InlineHandle};
 use hw_offload::{Backend, contract};
-use sa_store::{Instant, live::LiveTable};
+use sa_store::{Direction, Instant, live::LiveTable};
 
 struct Driver {
     backend: Option<InlineBackend>,
@@ -24,6 +24,8 @@ struct Driver {
     start: Clock,
     /// The peer's sockets.
     peers: Vec<UdpSocket>,
+    /// Where clear packets come out.
+    clear: UdpSocket,
     gateway: Namespace,
     _peer: Namespace,
 }
@@ -42,6 +44,11 @@ impl Driver {
                 socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
                 socket
             })
+        });
+        let clear = gateway.within(|| {
+            let socket = UdpSocket::bind("10.101.0.1:7").unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            socket
         });
         let live = Arc::new(LiveTable::new());
         let shared = Arc::clone(&live);
@@ -63,20 +70,36 @@ impl Driver {
             woken,
             start: Clock::now(),
             peers: peers.into(),
+            clear,
             gateway,
             _peer: peer,
         }
     }
 
-    /// Packets sealed, and packets that did not get so far.
-    fn dealt_with(&self) -> (u64, u64) {
-        let (mut sealed, mut dropped) = (0, self.handle.counters().policy);
-        for sa in self.live.snapshot() {
+    /// Packets that got through in one direction, and packets that did not; those of no SA count
+    /// as such in both.
+    fn dealt_with(&self, direction: Direction) -> (u64, u64) {
+        let node = self.handle.counters();
+        let (mut passed, mut dropped) = (0, node.policy + node.no_sa);
+        for sa in self.live.snapshot().iter().filter(|sa| sa.direction() == direction) {
             let counters = sa.counters();
-            sealed += counters.packets;
+            passed += counters.packets;
             dropped += counters.dropped.iter().sum::<u64>();
         }
-        (sealed, dropped)
+        (passed, dropped)
+    }
+
+    /// Waits until `packets` are dealt with; how many of them passed.
+    fn passed(&self, direction: Direction, before: (u64, u64), packets: u64) -> u64 {
+        let until = Clock::now() + Duration::from_secs(5);
+        loop {
+            let now = self.dealt_with(direction);
+            let (passed, dropped) = (now.0 - before.0, now.1 - before.1);
+            if passed + dropped >= packets || Clock::now() > until {
+                return passed;
+            }
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -97,8 +120,8 @@ impl contract::Driver for Driver {
         *guard = false;
     }
 
-    fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32) -> u64 {
-        let before = self.dealt_with();
+    fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32, to: SocketAddr) -> u64 {
+        let before = self.dealt_with(Direction::Outbound);
         self.gateway.within(move || {
             let socket = UdpSocket::bind((source, 0)).unwrap();
             for number in 0..packets {
@@ -106,16 +129,8 @@ impl contract::Driver for Driver {
                 let _ = socket.send_to(&number.to_be_bytes(), (destination, 7));
             }
         });
-        let until = Clock::now() + Duration::from_secs(5);
-        let sealed = loop {
-            let now = self.dealt_with();
-            let (sealed, dropped) = (now.0 - before.0, now.1 - before.1);
-            if sealed + dropped >= u64::from(packets) || Clock::now() > until {
-                break sealed;
-            }
-            std::thread::yield_now();
-        };
-        let mut arrived = 0;
+        let sealed = self.passed(Direction::Outbound, before, packets.into());
+        let (mut arrived, mut wanted) = (0, 0);
         for socket in &self.peers {
             while arrived < sealed {
                 let mut esp = [0; 2048];
@@ -123,9 +138,20 @@ impl contract::Driver for Driver {
                 assert_eq!(from.to_string(), "192.0.2.1:4500");
                 assert!(len > 40 && esp[..4] != [0; 4], "that is no ESP");
                 arrived += 1;
+                wanted += u64::from(socket.local_addr().unwrap() == to);
             }
         }
-        arrived
+        wanted
+    }
+
+    fn receive(&mut self, from: SocketAddr, esp: &[u8]) -> Option<Vec<u8>> {
+        let before = self.dealt_with(Direction::Inbound);
+        let peer = self.peers.iter().find(|socket| socket.local_addr().unwrap() == from).unwrap();
+        peer.send_to(esp, "192.0.2.1:4500").unwrap();
+        self.passed(Direction::Inbound, before, 1);
+        let mut payload = [0; 2048];
+        let (len, _) = self.clear.recv_from(&mut payload).ok()?;
+        Some(payload[..len].to_vec())
     }
 }
 

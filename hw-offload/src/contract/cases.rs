@@ -2,7 +2,10 @@
 
 use sa_store::SaId;
 
-use super::harness::{Answer, CHILD, Harness, answers, expect, install};
+use super::{
+    harness::{Answer, CHILD, Harness, answers, expect, install},
+    inbound,
+};
 use crate::{Notice, Operation};
 
 type Check = fn(&mut Harness<'_>) -> Result<(), String>;
@@ -25,6 +28,12 @@ pub(super) const ALL: &[(&str, Option<u64>, Check)] = &[
     ("a busy backend gives the batch back", None, busy),
     ("a soft limit is told once", None, soft_once),
     ("a hard limit stops the SA and is told once", None, hard_once),
+    ("what the peer seals is opened and delivered", None, inbound::opened),
+    ("replays are dropped", None, inbound::replays),
+    ("what is not authentic is dropped and changes nothing", None, inbound::broken),
+    ("what is outside the selectors is dropped", None, inbound::selectors),
+    ("the first and the last packet of the peer are told", None, inbound::heard),
+    ("a peer that moved is told until it is followed", None, inbound::moved),
 ];
 
 fn life_of_a_pair(t: &mut Harness<'_>) -> Result<(), String> {
@@ -81,11 +90,13 @@ fn update_addresses(t: &mut Harness<'_>) -> Result<(), String> {
     t.protect()?;
     let pair = t.pair(1);
     t.install(&pair)?;
-    let (local, mut remote) = t.driver.addresses();
+    let (local, before) = t.driver.addresses();
+    let mut remote = before;
     remote.set_port(45_000);
     let update = |sa| Operation::UpdateAddresses { sa, local, remote };
     t.done(vec![update(pair.0.id), update(pair.1.id)])?;
-    t.expect_sent(2, 2)?;
+    t.expect_sent_to(remote, 2, 2)?;
+    t.expect_sent_to(before, 2, 0)?;
     t.refused(vec![update(SaId(999))], 0)
 }
 
@@ -109,6 +120,8 @@ fn flush(t: &mut Harness<'_>) -> Result<(), String> {
     t.done(vec![Operation::Flush])?;
     t.expect_used(0)?;
     t.expect_sent(3, 0)?;
+    // Another one: the numbers of the first are used up to here.
+    let pair = t.pair(2);
     t.install(&pair)?;
     t.expect_sent(1, 1)
 }

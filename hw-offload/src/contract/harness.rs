@@ -106,17 +106,32 @@ impl<'a> Harness<'a> {
         expect(used == expected, || format!("{used} SAs are in use instead of {expected}"))
     }
 
-    /// Clear packets of the child; how many ESP packets left.
-    pub(super) fn send(&mut self, packets: u32) -> u64 {
-        let (source, destination) = inner();
-        self.driver.send(source, destination, packets)
+    /// Offers clear packets of the child, of which some must leave for the peer.
+    pub(super) fn expect_sent(&mut self, packets: u32, expected: u64) -> Result<(), String> {
+        let (_, peer) = self.driver.addresses();
+        self.expect_sent_to(peer, packets, expected)
     }
 
-    pub(super) fn expect_sent(&mut self, packets: u32, expected: u64) -> Result<(), String> {
-        let left = self.send(packets);
+    /// The same, for the peer at another address.
+    pub(super) fn expect_sent_to(
+        &mut self,
+        peer: SocketAddr,
+        packets: u32,
+        expected: u64,
+    ) -> Result<(), String> {
+        let (source, destination) = inner();
+        let left = self.driver.send(source, destination, packets, peer);
         expect(left == expected, || {
-            format!("of {packets} clear packets {left} left protected instead of {expected}")
+            format!("of {packets} clear packets {left} left for {peer} instead of {expected}")
         })
+    }
+
+    /// Gives the backend time to say something, and takes it.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..4 {
+            self.driver.wait();
+            self.drain();
+        }
     }
 
     /// The counters of an SA, which must come before the query is done.
@@ -141,10 +156,7 @@ impl<'a> Harness<'a> {
             }
             self.driver.wait();
         }
-        for _ in 0..3 {
-            self.driver.wait();
-            self.drain();
-        }
+        self.settle();
         self.seen.iter().filter(|notice| wanted(notice)).count()
     }
 
@@ -259,6 +271,31 @@ fn example_keys(suite: EspSuite, id: SaId) -> KeyMaterial {
 /// Source and destination of the clear packets.
 fn inner() -> (IpAddr, IpAddr) {
     (Ipv4Addr::new(10, 101, 0, 1).into(), Ipv4Addr::new(10, 102, 0, 1).into())
+}
+
+/// A clear packet of the child on its way in.
+pub(super) fn from_peer(payload: &[u8]) -> Vec<u8> {
+    udp([10, 102, 0, 1], [10, 101, 0, 1], payload)
+}
+
+/// An IPv4 packet with a UDP datagram from port 7 to port 7, without a checksum of its own.
+pub(super) fn udp(source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let octets = |len: usize| u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
+    let mut packet = vec![0x45, 0];
+    packet.extend(octets(28 + payload.len()));
+    packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    packet.extend(source);
+    packet.extend(destination);
+    let sum: u32 =
+        packet.chunks_exact(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let sum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend([0, 7, 0, 7]);
+    packet.extend(octets(8 + payload.len()));
+    packet.extend([0, 0]);
+    packet.extend_from_slice(payload);
+    packet
 }
 
 fn network(address: IpAddr) -> TrafficSelector {

@@ -7,6 +7,7 @@
 
 mod cases;
 mod harness;
+mod inbound;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -30,8 +31,14 @@ pub trait Driver {
     fn wait(&mut self);
 
     /// Offers clear UDP packets from `source` to `destination` to the backend and says how many
-    /// ESP packets left. A driver of a threaded backend waits until all are dealt with.
-    fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32) -> u64;
+    /// ESP packets left for the peer at `to`. A driver of a threaded backend waits until all are
+    /// dealt with.
+    fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32, to: SocketAddr) -> u64;
+
+    /// Offers an ESP packet (from its SPI on, to be carried in UDP) that the peer sends from
+    /// `from` to our address, and gives the UDP payload of the clear packet that came out of it.
+    /// A driver of a threaded backend waits until it is dealt with.
+    fn receive(&mut self, from: SocketAddr, esp: &[u8]) -> Option<Vec<u8>>;
 
     /// Our and the peer's outer address and UDP port.
     fn addresses(&self) -> (SocketAddr, SocketAddr) {

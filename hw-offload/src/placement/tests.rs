@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use crypto::aead::Engines;
 use sa_store::{
     ChildId, Direction, Encapsulation, EspCipher, EspSuite, Instant, OffloadIntent, Path, SaId,
-    SaRecord,
+    SaRecord, replay::ReplayWindow,
 };
 
 use super::*;
@@ -26,11 +27,13 @@ struct State {
     policies: PolicySet,
     notices: VecDeque<Notice>,
     acquired: BTreeSet<ChildId>,
+    /// What came for inbound SAs: the window, and when it was last told.
+    heard: BTreeMap<SaId, (ReplayWindow, Option<Instant>)>,
     refuses_installs: bool,
     queue: usize,
 }
 
-/// A place without cryptography: packets are counted.
+/// A place that counts clear packets instead of sealing them.
 #[derive(Clone)]
 struct Memory {
     path: Path,
@@ -74,7 +77,11 @@ impl Memory {
                 let child = state.sas[sa].0.child;
                 state.active.insert(child, *sa);
             }
-            Operation::UpdateAddresses { sa, .. } => known(&state, sa)?,
+            Operation::UpdateAddresses { sa, local, remote } => {
+                known(&state, sa)?;
+                let record = &mut state.sas.get_mut(sa).unwrap().0;
+                (record.local, record.remote) = (*local, *remote);
+            }
             Operation::Remove(sa) => {
                 state.sas.remove(sa);
                 state.active.retain(|_, active| active != sa);
@@ -92,8 +99,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Clear packets; how many left.
-    fn send(&self, source: IpAddr, destination: IpAddr, packets: u32) -> u64 {
+    /// Clear packets; how many left for `to`.
+    fn send(&self, source: IpAddr, destination: IpAddr, packets: u32, to: SocketAddr) -> u64 {
         let mut state = self.state();
         let child = state.policies.policies.iter().find_map(|policy| match policy.action {
             PolicyAction::Protect { child, .. }
@@ -137,7 +144,57 @@ impl Memory {
                 notices.push_back(Notice::SoftExpired(sa));
             }
         }
-        left
+        if record.remote == to { left } else { 0 }
+    }
+
+    /// An ESP packet of the peer; what came out of it.
+    fn receive(&self, now: Instant, from: SocketAddr, esp: &[u8]) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        let State { sas, heard, notices, .. } = &mut *state;
+        let (header, sealed) = esp.split_first_chunk::<8>()?;
+        let [spi, sequence] = [0, 4].map(|at| {
+            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        });
+        let (record, counters) = sas.values_mut().find(|(record, _)| {
+            record.direction == Direction::Inbound && record.spi.get() == spi
+        })?;
+        let sa = record.id;
+        let (window, told) =
+            heard.entry(sa).or_insert_with(|| (ReplayWindow::new(record.replay_window, 0), None));
+        let sequence = u64::from(sequence);
+        if window.check(sequence).is_err() {
+            counters.dropped.replay += 1;
+            return None;
+        }
+        let key = Engines::portable().key(record.transform.suite, &record.keys).unwrap();
+        let mut sealed = sealed.to_vec();
+        let Ok(inner) = key.open(header, &mut sealed) else {
+            counters.dropped.auth += 1;
+            return None;
+        };
+        let newest = sequence > window.highest();
+        window.accept(sequence).unwrap();
+        counters.sequence = window.highest();
+        let source: [u8; 4] = inner[12..16].try_into().unwrap();
+        if !record.remote_selectors.iter().any(|ts| ts.contains_address(source.into())) {
+            counters.dropped.policy += 1;
+            return None;
+        }
+        counters.packets += 1;
+        counters.bytes += inner.len() as u64;
+        match told {
+            None => notices.push_back(Notice::FirstInbound(sa)),
+            Some(at) if now.since(*at) < Duration::from_secs(1) => {}
+            Some(_) => notices.push_back(Notice::LastInbound { sa, at: now }),
+        }
+        if told.is_none_or(|at| now.since(at) >= Duration::from_secs(1)) {
+            *told = Some(now);
+        }
+        if newest && record.remote != from {
+            notices.push_back(Notice::MappingChanged { sa, remote: from });
+        }
+        let total = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
+        Some(inner[28..total].to_vec())
     }
 }
 
@@ -252,8 +309,12 @@ impl Driver for World {
         self.now = self.now + Duration::from_millis(100);
     }
 
-    fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32) -> u64 {
-        self.places.iter().map(|place| place.send(source, destination, packets)).sum()
+    fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32, to: SocketAddr) -> u64 {
+        self.places.iter().map(|place| place.send(source, destination, packets, to)).sum()
+    }
+
+    fn receive(&mut self, from: SocketAddr, esp: &[u8]) -> Option<Vec<u8>> {
+        self.places.iter().find_map(|place| place.receive(self.now, from, esp))
     }
 }
 
@@ -287,8 +348,17 @@ fn the_contract_notices_a_backend_that_lets_packets_through() {
             self.0.wait();
         }
         // Sends in clear what has no SA.
-        fn send(&mut self, source: IpAddr, destination: IpAddr, packets: u32) -> u64 {
-            self.0.send(source, destination, packets).max(1)
+        fn send(
+            &mut self,
+            source: IpAddr,
+            destination: IpAddr,
+            packets: u32,
+            to: SocketAddr,
+        ) -> u64 {
+            self.0.send(source, destination, packets, to).max(1)
+        }
+        fn receive(&mut self, from: SocketAddr, esp: &[u8]) -> Option<Vec<u8>> {
+            self.0.receive(from, esp)
         }
     }
     let findings = contract::run(&mut |capacity| {

@@ -1,5 +1,7 @@
 //! What the data plane is started with.
 
+use std::time::Duration;
+
 use crypto::aead::Engines;
 
 use crate::steer::SteeringConfig;
@@ -22,6 +24,9 @@ pub struct InlineConfig {
     pub max_sas: u64,
     /// Where keys run.
     pub engines: Engines,
+    /// How much later than its hard time limit the data plane stops an SA by itself. The limit is
+    /// whoever installed the SA's to keep; this is for when that one hangs.
+    pub dead_man: Duration,
 }
 
 impl Default for InlineConfig {
@@ -32,6 +37,7 @@ impl Default for InlineConfig {
             mtu: MTU,
             max_sas: 1 << 20,
             engines: Engines::portable(),
+            dead_man: Duration::from_secs(60),
         }
     }
 }

@@ -7,7 +7,6 @@ mod retired;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
-    time::Duration,
 };
 
 use crypto::random::{OsRandom, RandomSource};
@@ -40,8 +39,6 @@ const TICK: u64 = 1_000_000_000;
 /// How often path MTUs are asked for anew, since a path may have grown, and the system is looked
 /// at for what stands in the way.
 const MTU_AGE: u64 = 30 * TICK;
-/// A hard time limit is `ike`'s; the data plane stops an SA this much later by itself.
-const DEAD_MAN: Duration = Duration::from_secs(60);
 /// How long the workers' use of old tables is waited for before other things get their turn.
 const GRACE: u64 = TICK / 100;
 /// How often it is looked whether the workers still use them after that.
@@ -293,7 +290,8 @@ impl Control {
             entry,
             live,
             expires: record.lifetime.hard.time.map(|hard| {
-                let span = u64::try_from((hard + DEAD_MAN).as_nanos()).unwrap_or(u64::MAX);
+                let span =
+                    u64::try_from((hard + self.config.dead_man).as_nanos()).unwrap_or(u64::MAX);
                 self.shared.now().saturating_add(span)
             }),
         })
@@ -315,10 +313,10 @@ impl Control {
                 })))
             }
             Direction::Outbound => {
-                let mut seed = [0; 16];
                 let mut random = OsRandom::new().map_err(|error| error.to_string())?;
-                random.fill(&mut seed);
-                let options = OutboundOptions::new(seed);
+                // Made in place: the options wipe their seed.
+                let mut options = OutboundOptions::new([0; 16]);
+                random.fill(&mut options.iv_seed);
                 let sa = OutboundSa::new(record, live, engines, &options)
                     .map_err(|error| error.to_string())?;
                 let outbound = Outbound {

@@ -32,6 +32,8 @@ pub(crate) struct Site {
     tickets: u64,
     pub(crate) seen: Vec<Notice>,
     pub(crate) hold: Arc<Hold>,
+    /// How much longer than their hard time limit SAs run.
+    pub(crate) dead_man: Duration,
 }
 
 /// Holds a worker in the middle of a burst, as a machine with more work than cores does.
@@ -88,6 +90,7 @@ pub(crate) struct Pairing {
     pub(crate) esn: Esn,
     /// Packets that the receivers' replay windows hold.
     pub(crate) window: u32,
+    pub(crate) lifetime: Lifetime,
 }
 
 pub(crate) fn selectors(texts: &[&str]) -> Vec<TrafficSelector> {
@@ -104,6 +107,7 @@ impl Pairing {
             suite: EspSuite::new(EspCipher::AesGcm16(256), None).expect("exists"),
             esn: Esn::Yes,
             window: 4096,
+            lifetime: Lifetime::default(),
         }
     }
 
@@ -155,7 +159,7 @@ impl Pairing {
                 next_sequence: 1,
                 local_selectors: mine.clone(),
                 remote_selectors: theirs.clone(),
-                lifetime: Lifetime::default(),
+                lifetime: self.lifetime,
                 dscp: DscpPolicy::default(),
                 ecn: EcnPolicy::default(),
                 df: DfPolicy::default(),
@@ -220,6 +224,7 @@ impl Site {
             tickets: 0,
             seen: Vec::new(),
             hold: Arc::default(),
+            dead_man: Duration::from_secs(60),
         }
     }
 
@@ -228,8 +233,10 @@ impl Site {
         let live = Arc::new(LiveTable::new());
         self.live = Arc::clone(&live);
         let hold = Arc::clone(&self.hold);
+        let dead_man = self.dead_man;
         let backend = self.gateway.within(move || {
-            let config = InlineConfig { workers: Some(workers), ..InlineConfig::default() };
+            let workers = Some(workers);
+            let config = InlineConfig { workers, dead_man, ..InlineConfig::default() };
             let sink = move |datagram: IkeDatagram| {
                 assert!(datagram.message != PLANTED, "a planted panic of a worker");
                 if datagram.message == HELD {

@@ -1,9 +1,14 @@
 //! Nothing leaves in clear, whatever happens to the data plane, and nothing clear comes in.
 
-use std::{io::Write, net::UdpSocket};
+use std::{
+    io::Write,
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
 
 use fastpath::InlineHandle;
 use hw_offload::{Notice, Operation};
+use sa_store::{Lifetime, Limits, SaId, live::DropReason};
 
 use crate::{
     CANARY,
@@ -62,6 +67,35 @@ fn nothing_leaves_in_clear_without_an_sa_or_without_the_data_plane() {
     }
     assert!(sites.a.client.pings("10.2.0.2"), "after release it passes in clear again");
     assert!(wire.count(CANARY) > 0, "control: the capture sees clear packets");
+}
+
+/// Whoever installed the SAs hangs and lets their hard time limit pass.
+#[test]
+fn an_sa_that_nobody_removes_is_stopped_some_time_behind_its_hard_limit() {
+    let hard = Limits { time: Some(Duration::from_secs(1)), ..Limits::default() };
+    let lifetime = Lifetime { hard, ..Lifetime::default() };
+    let mut sites = Sites::new();
+    (sites.a.dead_man, sites.b.dead_man) = (Duration::from_secs(2), Duration::from_secs(60));
+    let start = Instant::now();
+    sites.up(&Pairing { lifetime, ..Pairing::nets() }, 1);
+    assert!(sites.a.client.pings("10.2.0.2"));
+    let mut expired = Vec::new();
+    eventually("the end of both SAs", || {
+        sites.a.drain();
+        for notice in sites.a.seen.drain(..) {
+            if let Notice::HardExpired { sa, reason } = notice {
+                assert!(reason.ends_with("time"), "{reason}");
+                expired.push(sa);
+            }
+        }
+        expired.len() >= 2
+    });
+    assert!(start.elapsed() >= Duration::from_secs(3), "not before");
+    assert_eq!(expired, [SaId(2), SaId(3)], "each once");
+    assert!(sites.a.client.no_ping("10.2.0.2"), "what they protected is blocked");
+    assert!(sites.a.live.get(SaId(3)).unwrap().counters().dropped(DropReason::Expired) > 0);
+    sites.a.release();
+    sites.b.release();
 }
 
 #[test]

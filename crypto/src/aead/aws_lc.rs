@@ -1,4 +1,5 @@
-//! The engine on `aws-lc-rs`: every suite. Its keys cleanse themselves when dropped.
+//! The engine on `aws-lc-rs`: every suite. Its AEAD keys live on AWS-LC's own heap and cleanse
+//! themselves when dropped; those of AES-CBC do as far as they can.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,

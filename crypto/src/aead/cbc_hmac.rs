@@ -16,7 +16,8 @@ use super::{AeadError, EngineKey, KeyError, OpenJob, Record, SealJob};
 /// Octets of an AES block and of the IV.
 const BLOCK: usize = 16;
 
-/// Both keys; they cleanse themselves when dropped.
+/// Both keys; where they are when they are dropped, they cleanse themselves. (What they leave on
+/// the stack while they are built and moved to their place is beyond reach.)
 pub(super) struct CbcHmacKey {
     encrypting: EncryptingKey,
     decrypting: DecryptingKey,

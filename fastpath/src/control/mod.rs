@@ -3,17 +3,16 @@
 mod model;
 mod path_mtu;
 mod retired;
+mod system;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
 };
 
 use crypto::random::{OsRandom, RandomSource};
 use esp::{InboundSa, OutboundOptions, OutboundSa};
-use hw_offload::{
-    Capabilities, DropCounters, Notice, Operation, PolicyAction, PolicySet, SaCounters, Ticket,
-};
+use hw_offload::{Capabilities, DropCounters, Notice, Operation, SaCounters, Ticket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sa_store::{
     Direction, SaId, SaRecord,
@@ -26,10 +25,9 @@ use self::{
     retired::Retired,
 };
 use crate::{
-    backend::{Batch, Outbox, Told, locked},
+    backend::{Batch, Outbox, Told},
     config::InlineConfig,
-    policy::{PolicyIndex, Rule, compile},
-    steer::{Changes, LocalAddress, Steering, Watch, connected},
+    steer::{Changes, LocalAddress, Steering, Watch},
     tables::{Event, Inbound, Outbound, Seen},
     worker::Shared,
 };
@@ -58,8 +56,6 @@ pub(crate) struct Control {
     /// Tables that were replaced, and what is told when no worker uses them any more.
     retired: Retired,
     addresses: Vec<LocalAddress>,
-    /// The rules that stand in the system.
-    steered: Option<Vec<Rule>>,
     next_tick: u64,
     next_mtu: u64,
     /// What the operator was warned of at the last look.
@@ -86,7 +82,6 @@ impl Control {
             model: Model::default(),
             retired: Retired::default(),
             addresses,
-            steered: None,
             next_tick: 0,
             next_mtu: 0,
             warned: Vec::new(),
@@ -129,30 +124,6 @@ impl Control {
         match watch {
             Some(watch) if changed => watch.take(&self.config.steering.nft_table),
             _ => Changes::default(),
-        }
-    }
-
-    /// Follows what others changed in the system, and puts back what they took out.
-    fn follow(&mut self, changes: Changes) {
-        if changes.table {
-            tracing::warn!("somebody removed the nftables table of steering; it is put back");
-        }
-        // Addresses first: routes with the source address of one that is gone cannot return.
-        let addresses = changes.addresses.then(|| self.steering.addresses());
-        let moved = addresses.filter(|addresses| *addresses != self.addresses);
-        if moved.is_some() || changes.table {
-            self.addresses = moved.unwrap_or_else(|| std::mem::take(&mut self.addresses));
-            self.steered = None;
-            let set = self.model.set.clone();
-            if let Err(reason) = self.set_policies(set) {
-                tracing::error!(%reason, "steering does not follow a change of the system");
-            }
-            self.publish(Vec::new());
-        }
-        if changes.routes
-            && let Err(error) = self.steering.mend()
-        {
-            tracing::error!(%error, "routes of protected destinations may be missing");
         }
     }
 
@@ -200,11 +171,7 @@ impl Control {
 
     fn undo(&mut self, step: Undo) {
         match step {
-            Undo::Policies(set) => {
-                if let Err(reason) = self.set_policies(set) {
-                    tracing::error!(%reason, "the policies before a refused batch cannot return");
-                }
-            }
+            Undo::Policies(before) => self.undo_policies(before),
             Undo::Sa(id, before) => self.model.put(id, before.map(|installed| *installed)),
             Undo::Active(child, before) => self.model.activate(child, before),
         }
@@ -367,36 +334,6 @@ impl Control {
         let fits = outbound.sa.max_inner_len(mtu).min(interface);
         outbound.path.max_inner.store(fits, Ordering::Relaxed);
         outbound.path.cut.store(cut, Ordering::Relaxed);
-    }
-
-    fn set_policies(&mut self, set: PolicySet) -> Result<(), String> {
-        let peers: Vec<IpAddr> = set
-            .policies
-            .iter()
-            .filter_map(|policy| match &policy.action {
-                PolicyAction::Protect { peers, .. } => Some(peers),
-                PolicyAction::Bypass | PolicyAction::Discard => None,
-            })
-            .flatten()
-            .copied()
-            .collect();
-        let rules = compile(&set, &connected(&self.addresses));
-        self.steering.apply(&rules, &self.addresses, &peers).map_err(|error| error.to_string())?;
-        self.model.policies = Arc::new(PolicyIndex::new(rules));
-        self.model.set = set;
-        self.report_warnings();
-        Ok(())
-    }
-
-    /// Logs the warnings that were not there at the last look.
-    fn report_warnings(&mut self) {
-        let obstacles = self.steering.obstacles();
-        let warnings = obstacles.warnings();
-        for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        *locked(&self.outbox.obstacles) = obstacles.clone();
-        self.warned = warnings;
     }
 
     /// Gives the workers new tables, and tells `told` when none of them uses the old ones: what was

@@ -33,8 +33,8 @@ pub(super) struct Installed {
 /// How to take back one step of a batch.
 #[derive(Debug)]
 pub(super) enum Undo {
-    /// These were the policies.
-    Policies(PolicySet),
+    /// These were the policies; see [`Model::set`].
+    Policies(Option<PolicySet>),
     /// This was the SA, if there was one.
     Sa(SaId, Option<Box<Installed>>),
     /// This was the child's outbound SA, if there was one.
@@ -54,7 +54,9 @@ impl Undo {
 /// Everything.
 #[derive(Default)]
 pub(super) struct Model {
-    pub set: PolicySet,
+    /// The policies; `None` before the first ones. What stands in the system is then what the
+    /// process before left behind, and not ours to take away.
+    pub set: Option<PolicySet>,
     pub policies: Arc<PolicyIndex>,
     pub sas: BTreeMap<SaId, Installed>,
     pub active: BTreeMap<ChildId, SaId>,

@@ -286,9 +286,12 @@ impl Steering {
         addresses: &[LocalAddress],
         peers: &[IpAddr],
     ) -> Result<(), Error> {
+        // What can be refused without harm comes first, and what opens something comes last.
+        let sources = self.source_routes(rules, addresses);
+        self.add_sources(&sources)?;
         nft::replace(&self.config, rules, self.cover)?;
         self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
-        self.apply_sources(rules, addresses)?;
+        self.delete_sources(&sources)?;
         let forwards = |v4| {
             rules.iter().any(|rule| {
                 rule.verdict.is_caught()
@@ -316,25 +319,33 @@ impl Steering {
         &self.obstacles
     }
 
-    /// Routes that give this machine's own packets a source address inside the local selectors.
-    fn apply_sources(&mut self, rules: &[Rule], addresses: &[LocalAddress]) -> Result<(), Error> {
-        let wanted = self.source_routes(rules, addresses);
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |source| Error::Netlink { what, source }
-        };
+    /// Adds the routes that give this machine's own packets a source address inside the local
+    /// selectors.
+    fn add_sources(&mut self, wanted: &BTreeSet<Route>) -> Result<(), Error> {
         let add: Vec<Message> = wanted.difference(&self.sources).map(Message::add_route).collect();
-        self.netlink.request_all(add, &[]).map_err(failed("add routes with source addresses"))?;
+        self.netlink.request_all(add, &[]).map_err(|source| Error::Netlink {
+            what: "add routes with source addresses".to_owned(),
+            source,
+        })?;
+        // Adding a route replaced the one with the same destination and metric.
+        let places: BTreeSet<_> = wanted.iter().map(Route::place).collect();
+        self.sources.retain(|old| !places.contains(&old.place()));
+        self.sources.extend(wanted);
+        Ok(())
+    }
+
+    /// Deletes the others of those routes.
+    fn delete_sources(&mut self, wanted: &BTreeSet<Route>) -> Result<(), Error> {
+        let delete: Vec<Message> =
+            self.sources.difference(wanted).map(Message::delete_route).collect();
         // Routes through an interface that is gone are gone as well.
-        let gone = self.sources.difference(&wanted).filter(|old| {
-            // Adding a route replaced the one with the same destination and metric.
-            !wanted.iter().any(|new| new.destination == old.destination && new.metric == old.metric)
-        });
-        let delete: Vec<Message> = gone.map(Message::delete_route).collect();
-        self.netlink
-            .request_all(delete, &[libc::ESRCH, libc::ENOENT, libc::ENODEV])
-            .map_err(failed("delete routes with source addresses"))?;
-        self.sources = wanted;
+        self.netlink.request_all(delete, &[libc::ESRCH, libc::ENOENT, libc::ENODEV]).map_err(
+            |source| Error::Netlink {
+                what: "delete routes with source addresses".to_owned(),
+                source,
+            },
+        )?;
+        self.sources.retain(|route| wanted.contains(route));
         Ok(())
     }
 

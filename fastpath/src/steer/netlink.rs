@@ -73,6 +73,13 @@ pub(crate) struct Route {
     pub source: Option<IpAddr>,
 }
 
+impl Route {
+    /// What no two routes of a table have in common.
+    pub(crate) const fn place(&self) -> ((IpAddr, u8), u32) {
+        (self.destination, self.metric)
+    }
+}
+
 /// One policy routing rule of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {

@@ -1,7 +1,6 @@
 //! Nothing leaves in clear, whatever happens to the data plane, and nothing clear comes in.
 
 use std::{
-    io::Write,
     net::UdpSocket,
     time::{Duration, Instant},
 };
@@ -13,9 +12,10 @@ use sa_store::{Lifetime, Limits, SaId, live::DropReason};
 use crate::{
     CANARY,
     common::{
-        Capture, Namespace, eventually,
+        Capture, eventually,
         sites::{Pairing, Sites, bypass},
     },
+    process::{Flood, Process},
 };
 
 #[test]
@@ -137,14 +137,7 @@ fn a_killed_process_leaves_the_block_and_the_next_one_takes_over() {
         assert_eq!(wire.count(CANARY), 0, "{when}: clear packets were seen");
     };
     // No packet may slip through while processes come and go.
-    let name = sites.a.client.name.clone();
-    let mut flood = std::process::Command::new("ip")
-        .args(["netns", "exec", &name, "ping", "-n", "-q", "-i", "0.002", "-p", "63616e617279"])
-        .arg("10.2.0.2")
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let floods = ["10.2.0.2", "fd02::2"].map(|target| Flood::start(&sites.a.client, target));
     for round in 0..3 {
         blocked("it runs");
         first.kill();
@@ -155,60 +148,13 @@ fn a_killed_process_leaves_the_block_and_the_next_one_takes_over() {
             first.tell("policy 10.1.0.0/16,fd01::/64 10.2.0.0/16,fd02::/64");
         }
     }
-    flood.kill().unwrap();
-    flood.wait().unwrap();
+    drop(floods);
     assert_eq!(wire.count(CANARY), 0);
-    first.tell("release");
-    first.child.wait().unwrap();
-    assert!(sites.a.client.pings("10.2.0.2"), "control: after release it passes");
+    first.release();
+    for target in ["10.2.0.2", "fd02::2"] {
+        assert!(sites.a.client.pings(target), "control: after release it passes");
+    }
     assert!(wire.count(CANARY) > 0, "control: the capture would have seen it");
-}
-
-/// The example `dataplane_lines` in a namespace.
-struct Process {
-    child: std::process::Child,
-    input: std::process::ChildStdin,
-    output: std::io::BufReader<std::process::ChildStdout>,
-}
-
-impl Process {
-    fn start(space: &Namespace) -> Self {
-        let test = std::env::current_exe().unwrap();
-        // Built with every `cargo test -p fastpath`; `--test tun_netns` alone does not build it.
-        let program = test.parent().unwrap().parent().unwrap().join("examples/dataplane_lines");
-        let mut child = std::process::Command::new("ip")
-            .args(["netns", "exec", &space.name])
-            .arg(program)
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut process = Self { child, input, output: std::io::BufReader::new(output) };
-        // Answered once the data plane runs.
-        process.tell("counters");
-        process
-    }
-
-    fn tell(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap();
-        let mut answer = String::new();
-        std::io::BufRead::read_line(&mut self.output, &mut answer).unwrap();
-        assert_eq!(answer.trim(), "ok", "{line}");
-    }
-
-    fn kill(&mut self) {
-        // SIGKILL: nothing of ours runs any more. `ip netns exec` has become the program.
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]

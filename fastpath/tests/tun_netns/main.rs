@@ -9,8 +9,10 @@ mod blocked;
 mod fragments;
 mod order;
 mod passing;
+mod process;
 mod raw;
 mod steering;
+mod takeover;
 
 use std::{
     io::{self, Read, Write},

@@ -1,0 +1,83 @@
+//! What one process leaves behind and the next one takes over.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+use crate::{
+    CANARY,
+    common::{Capture, Namespace, sites::Sites},
+    process::{Flood, Process},
+};
+
+const NETS: &str = "policy 10.1.0.0/16,fd01::/64 10.2.0.0/16,fd02::/64";
+
+/// A directory with a program `nft` that refuses what a line of shell says of its input.
+pub(crate) struct BrokenNft(PathBuf);
+
+impl BrokenNft {
+    /// `refuses` finds the input in `$input`.
+    pub(crate) fn new(name: &str, refuses: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("pt-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let script = format!(
+            "#!/bin/sh\ninput=$(cat)\nif {refuses}; then echo planted >&2; exit 1; fi\n\
+             PATH=${{PATH#*:}}\nprintf '%s\\n' \"$input\" | nft \"$@\"\n"
+        );
+        let program = folder.join("nft");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(folder)
+    }
+
+    /// A data plane that runs it.
+    pub(crate) fn process(&self, space: &Namespace) -> Process {
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{}:{path}:/usr/sbin:/sbin", self.0.display());
+        Process::start_with(space, &[("PATH", &path)])
+    }
+}
+
+impl Drop for BrokenNft {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn first_policies_that_are_refused_open_nothing() {
+    let sites = Sites::new();
+    let wire = Capture::start(&sites.b.gateway);
+    let mut first = Process::start(&sites.a.gateway);
+    first.tell(NETS);
+    let floods = ["10.2.0.2", "fd02::2"].map(|target| Flood::start(&sites.a.client, target));
+    let blocked = |when: &str| {
+        for target in ["10.2.0.2", "fd02::2"] {
+            assert!(sites.a.client.no_ping(target), "{when}: client to {target}");
+        }
+        assert_eq!(wire.count(CANARY), 0, "{when}: clear packets were seen");
+    };
+    first.kill();
+    blocked("the first was killed");
+    let nft = BrokenNft::new(
+        "refused",
+        "echo \"$input\" | grep -q 'table inet postern {' && echo \"$input\" | grep -q 10.2.0.0",
+    );
+    let mut second = nft.process(&sites.a.gateway);
+    let answer = second.ask(NETS);
+    assert!(answer.contains("planted"), "{answer}");
+    blocked("the second was refused");
+    second.kill();
+    blocked("the second was killed");
+    // What happens around a process that has no policies yet opens nothing either.
+    let mut third = Process::start(&sites.a.gateway);
+    sites.a.gateway.ip("addr add 172.16.0.1/24 dev lan");
+    // Answered after what happened before it was followed.
+    third.tell("counters");
+    blocked("an address changed before the third had policies");
+    third.tell(NETS);
+    blocked("the third has policies");
+    drop(floods);
+    assert_eq!(wire.count(CANARY), 0);
+    third.release();
+    assert!(sites.a.client.pings("10.2.0.2"), "control: after release it passes");
+    assert!(wire.count(CANARY) > 0, "control: the capture would have seen it");
+}

@@ -56,6 +56,9 @@ pub(crate) struct Control {
     /// Tables that were replaced, and what is told when no worker uses them any more.
     retired: Retired,
     addresses: Vec<LocalAddress>,
+    watch: Option<Watch>,
+    /// When to put everything into the system that may not be there.
+    settle_at: Option<u64>,
     next_tick: u64,
     next_mtu: u64,
     /// What the operator was warned of at the last look.
@@ -71,7 +74,12 @@ impl Control {
         config: InlineConfig,
         capabilities: Capabilities,
     ) -> Self {
-        let addresses = steering.addresses();
+        // Before anything is looked at, so that no change is missed.
+        let watch = Watch::open()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "changes of addresses and routes will not be noticed");
+            })
+            .ok();
         Self {
             shared,
             outbox,
@@ -81,7 +89,10 @@ impl Control {
             capabilities,
             model: Model::default(),
             retired: Retired::default(),
-            addresses,
+            addresses: Vec::new(),
+            // Nothing is known about the system yet.
+            settle_at: Some(0),
+            watch,
             next_tick: 0,
             next_mtu: 0,
             warned: Vec::new(),
@@ -90,14 +101,9 @@ impl Control {
 
     /// Works until told to stop.
     pub(crate) fn run(mut self, commands: &Receiver<Batch>, events: &Receiver<Event>) {
-        let watch = Watch::open()
-            .inspect_err(|error| {
-                tracing::warn!(%error, "changes of addresses and routes will not be noticed");
-            })
-            .ok();
         self.report_warnings();
         while !self.outbox.stop.load(Ordering::Acquire) {
-            let changes = self.wait(watch.as_ref());
+            let changes = self.wait();
             self.shared.control.clear();
             self.follow(changes);
             self.batches(commands);
@@ -108,20 +114,24 @@ impl Control {
     }
 
     /// Waits for something to do; what others changed in the system.
-    fn wait(&self, watch: Option<&Watch>) -> Changes {
+    fn wait(&self) -> Changes {
         let mut fds = vec![PollFd::new(self.shared.control.fd(), PollFlags::IN)];
-        fds.extend(watch.iter().flat_map(|w| w.fds()).map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let tick = || self.next_tick.saturating_sub(self.shared.now());
-        let tick = (!self.model.sas.is_empty()).then(tick);
+        fds.extend(
+            self.watch.iter().flat_map(|w| w.fds()).map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
+        let until = |at: u64| at.saturating_sub(self.shared.now());
+        let tick = (!self.model.sas.is_empty()).then(|| until(self.next_tick));
+        let settle = self.settle_at.map(until);
         let look_again = (!self.retired.is_empty()).then_some(LOOK_AGAIN);
-        let timeout = tick.into_iter().chain(look_again).min().map(|nanos| Timespec {
-            tv_sec: i64::try_from(nanos / TICK).unwrap_or(1),
-            tv_nsec: i64::try_from(nanos % TICK).unwrap_or(0),
-        });
+        let timeout =
+            [tick, settle, look_again].into_iter().flatten().min().map(|nanos| Timespec {
+                tv_sec: i64::try_from(nanos / TICK).unwrap_or(1),
+                tv_nsec: i64::try_from(nanos % TICK).unwrap_or(0),
+            });
         // An interrupted wait only looks around once more.
         let _ = poll(&mut fds, timeout.as_ref());
         let changed = fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
-        match watch {
+        match &self.watch {
             Some(watch) if changed => watch.take(&self.config.steering.nft_table),
             _ => Changes::default(),
         }

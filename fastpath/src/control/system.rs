@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hw_offload::{PolicyAction, PolicySet};
 
-use super::Control;
+use super::{Control, TICK};
 use crate::{
     backend::locked,
     policy::{PolicyIndex, compile},
@@ -20,6 +20,9 @@ impl Control {
         self.steering.apply(&rules, &self.addresses, &peers).map_err(|error| error.to_string())?;
         self.model.policies = Arc::new(PolicyIndex::new(rules));
         self.model.set = Some(set);
+        if self.steering.missing().is_some() {
+            self.settled(None);
+        }
         self.report_warnings();
         Ok(())
     }
@@ -35,31 +38,52 @@ impl Control {
         };
         if let Err(reason) = self.set_policies(set) {
             tracing::error!(%reason, "the policies before a refused batch cannot return");
+            self.settled(Some(reason));
         }
     }
 
-    /// Follows what others changed in the system, and puts back what they took out.
+    /// Follows what others changed in the system, and puts back what they took out. What cannot
+    /// be put back is tried again until it can.
     pub(super) fn follow(&mut self, changes: Changes) {
         if changes.table {
             tracing::warn!("somebody removed the nftables table of steering; it is put back");
         }
-        // Addresses first: routes with the source address of one that is gone cannot return.
-        let addresses = changes.addresses.then(|| self.steering.addresses());
-        let moved = addresses.filter(|addresses| *addresses != self.addresses);
-        if moved.is_some() || changes.table {
-            self.addresses = moved.unwrap_or_else(|| std::mem::take(&mut self.addresses));
-            if let Some(set) = self.model.set.clone() {
-                if let Err(reason) = self.set_policies(set) {
-                    tracing::error!(%reason, "steering does not follow a change of the system");
-                }
-                self.publish(Vec::new());
-            }
+        let due = self.settle_at.is_some_and(|at| self.shared.now() >= at);
+        if due || changes != Changes::default() {
+            let result = self.settle(changes, due);
+            self.settled(result.err());
         }
-        if changes.routes
-            && let Err(error) = self.steering.mend()
+    }
+
+    /// Puts into the system what `changes` took out of it, or `all` there is.
+    fn settle(&mut self, changes: Changes, all: bool) -> Result<(), String> {
+        let mut moved = false;
+        if all || changes.addresses {
+            let addresses = self.steering.addresses().map_err(|error| error.to_string())?;
+            moved = addresses != self.addresses;
+            self.addresses = addresses;
+        }
+        let mut result = Ok(());
+        // First, since routes with a source address that is gone cannot return.
+        if (all || moved || changes.table)
+            && let Some(set) = self.model.set.clone()
         {
-            tracing::error!(%error, "routes of protected destinations may be missing");
+            result = self.set_policies(set);
+            self.publish(Vec::new());
         }
+        if all || changes.routes {
+            let mended = self.steering.mend().map_err(|error| error.to_string());
+            result = result.and(mended);
+        }
+        result
+    }
+
+    /// Notes whether everything stands in the system.
+    fn settled(&mut self, failure: Option<String>) {
+        let failure = failure.or_else(|| self.steering.missing().map(str::to_owned));
+        self.settle_at = failure.is_some().then(|| self.shared.now() + TICK);
+        self.steering.set_unsettled(failure);
+        self.report_warnings();
     }
 
     /// Logs the warnings that were not there at the last look.

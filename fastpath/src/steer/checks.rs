@@ -72,12 +72,17 @@ pub(crate) struct Obstacles {
     pub faults: Vec<String>,
     /// What the policies want of the rest.
     pub needs: Needs,
+    /// What steering could not put into the system, and is tried again.
+    pub unsettled: Option<String>,
 }
 
 impl Obstacles {
     /// What an operator should change for traffic to pass, as the system is now.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut all = self.faults.clone();
+        let unsettled = self.unsettled.iter().map(|reason| {
+            format!("steering is not as the policies want it, and is tried again: {reason}")
+        });
+        let mut all: Vec<String> = unsettled.chain(self.faults.iter().cloned()).collect();
         all.extend(warnings_at(Path::new(ROOT), self.needs));
         all
     }

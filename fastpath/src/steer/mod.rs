@@ -11,24 +11,24 @@
 //! [`release`] needs no memory of who made it. When the process is gone, the TUN interface and
 //! the routes through it vanish; the rules, the mark and the `unreachable` routes stay.
 
+mod addresses;
 mod checks;
 pub(crate) mod counter;
 pub(crate) mod netlink;
 mod nft;
+mod sources;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
-use sa_store::Prefix;
-
-use self::checks::Needs;
 pub(crate) use self::{
+    addresses::{LocalAddress, connected},
     checks::Obstacles,
     netlink::{Changes, Watch},
 };
+use self::{checks::Needs, sources::Sources};
 
 use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule};
 use crate::{
@@ -139,15 +139,6 @@ fn no_ipv6(error: &std::io::Error) -> bool {
     )
 }
 
-/// An address of this machine.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct LocalAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// The network it makes reachable.
-    pub network: Prefix,
-}
-
 /// Puts the rules and the `unreachable` routes in place where they are not.
 fn assert_block(config: &SteeringConfig, netlink: &mut Netlink) -> Result<(), Error> {
     let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
@@ -181,8 +172,7 @@ pub(crate) struct Steering {
     /// Index of the TUN interface.
     interface: u32,
     mtu: u32,
-    /// Routes in the table of source addresses.
-    sources: BTreeSet<Route>,
+    sources: Sources,
     obstacles: Obstacles,
     /// Whether rules stand that protect something and must not be missing for a moment.
     cover: bool,
@@ -196,11 +186,8 @@ impl Steering {
         let mut netlink =
             Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
         assert_block(&config, &mut netlink)?;
-        let sources = netlink
-            .routes(config.source_table())
-            .map_err(|source| failed("list routes", source))?
-            .into_iter()
-            .collect();
+        let sources = Sources::take_over(config.source_table(), &mut netlink)
+            .map_err(|source| failed("list routes", source))?;
         let cover = nft::stands(&config);
         let obstacles = Obstacles::default();
         Ok(Self { config, netlink, interface: 0, mtu: 0, sources, obstacles, cover })
@@ -251,32 +238,18 @@ impl Steering {
     }
 
     /// Every address of this machine but 127.0.0.1 and the like, and those of the TUN interface.
-    pub(crate) fn addresses(&self) -> Vec<LocalAddress> {
-        let mut all: Vec<LocalAddress> = pnet_datalink::interfaces()
-            .iter()
-            .filter(|interface| interface.index != self.interface)
-            .flat_map(|interface| &interface.ips)
-            .filter(|network| !network.ip().is_loopback())
-            .filter_map(|network| {
-                let address = network.ip();
-                Some(LocalAddress { address, network: Prefix::of(address, network.prefix())? })
-            })
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+    pub(crate) fn addresses(&mut self) -> Result<Vec<LocalAddress>, Error> {
+        addresses::list(&mut self.netlink, self.interface)
+            .map_err(|source| Error::Netlink { what: "list addresses".to_owned(), source })
     }
 
     /// Puts back what somebody else took out of the routing tables.
     pub(crate) fn mend(&mut self) -> Result<(), Error> {
         assert_block(&self.config, &mut self.netlink)?;
         self.assert_way()?;
-        let wanted = std::mem::take(&mut self.sources);
-        // Restoring what is there tells nobody, so that this does not wake itself again.
-        let restore = wanted.iter().map(Message::restore_route);
-        let result = self.netlink.request_all(restore, &[libc::EEXIST]);
-        self.sources = wanted;
-        result.map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
+        self.sources
+            .restore(&mut self.netlink)
+            .map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
     }
 
     /// Replaces what is steered.
@@ -287,11 +260,15 @@ impl Steering {
         peers: &[IpAddr],
     ) -> Result<(), Error> {
         // What can be refused without harm comes first, and what opens something comes last.
-        let sources = self.source_routes(rules, addresses);
-        self.add_sources(&sources)?;
+        let failed = |what: &str| {
+            let what = format!("{what} routes with source addresses");
+            move |source| Error::Netlink { what, source }
+        };
+        let sources = self.sources.wanted(rules, addresses, self.interface);
+        self.sources.add(&sources, &mut self.netlink).map_err(failed("add"))?;
         nft::replace(&self.config, rules, self.cover)?;
         self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
-        self.delete_sources(&sources)?;
+        self.sources.delete(&sources, &mut self.netlink).map_err(failed("delete"))?;
         let forwards = |v4| {
             rules.iter().any(|rule| {
                 rule.verdict.is_caught()
@@ -314,96 +291,19 @@ impl Steering {
         Ok(())
     }
 
+    /// What could not be put into the system, in words; worth another try.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        self.sources.missing()
+    }
+
+    /// Tells the operator what could not be put into the system, or that nothing is missing.
+    pub(crate) fn set_unsettled(&mut self, reason: Option<String>) {
+        self.obstacles.unsettled = reason;
+    }
+
     /// What may stand in the way of traffic.
     pub(crate) const fn obstacles(&self) -> &Obstacles {
         &self.obstacles
-    }
-
-    /// Adds the routes that give this machine's own packets a source address inside the local
-    /// selectors.
-    fn add_sources(&mut self, wanted: &BTreeSet<Route>) -> Result<(), Error> {
-        let add: Vec<Message> = wanted.difference(&self.sources).map(Message::add_route).collect();
-        self.netlink.request_all(add, &[]).map_err(|source| Error::Netlink {
-            what: "add routes with source addresses".to_owned(),
-            source,
-        })?;
-        // Adding a route replaced the one with the same destination and metric.
-        let places: BTreeSet<_> = wanted.iter().map(Route::place).collect();
-        self.sources.retain(|old| !places.contains(&old.place()));
-        self.sources.extend(wanted);
-        Ok(())
-    }
-
-    /// Deletes the others of those routes.
-    fn delete_sources(&mut self, wanted: &BTreeSet<Route>) -> Result<(), Error> {
-        let delete: Vec<Message> =
-            self.sources.difference(wanted).map(Message::delete_route).collect();
-        // Routes through an interface that is gone are gone as well.
-        self.netlink.request_all(delete, &[libc::ESRCH, libc::ENOENT, libc::ENODEV]).map_err(
-            |source| Error::Netlink {
-                what: "delete routes with source addresses".to_owned(),
-                source,
-            },
-        )?;
-        self.sources.retain(|route| wanted.contains(route));
-        Ok(())
-    }
-
-    fn source_routes(&self, rules: &[Rule], addresses: &[LocalAddress]) -> BTreeSet<Route> {
-        let mut by_destination: BTreeMap<(IpAddr, u8), Option<IpAddr>> = BTreeMap::new();
-        for rule in rules {
-            let source = addresses.iter().map(|own| own.address).find(|own| {
-                own.is_ipv4() == rule.v4
-                    && !is_link_local(*own)
-                    && rule.local.contains(Span::bits(*own))
-            });
-            let Some(source) = source else { continue };
-            let caught = rule.verdict.is_caught();
-            if !caught && !rule.is_wide() {
-                continue;
-            }
-            for prefix in rule.remote.prefixes(rule.v4) {
-                // The first rule counts, as everywhere.
-                by_destination.entry(prefix).or_insert(caught.then_some(source));
-            }
-            if caught && rule.remote == Span::full(rule.v4) {
-                for prefix in never_tunnelled(rule.v4) {
-                    by_destination.entry(prefix).or_insert(None);
-                }
-            }
-        }
-        by_destination
-            .into_iter()
-            .flat_map(|(destination, source)| self.source_route(destination, source))
-            .collect()
-    }
-
-    /// A `throw` route for what stays clear; else a route through the TUN interface and behind
-    /// it one that gives the same source address when that interface is gone, so that own
-    /// packets still match the selectors and meet `unreachable` instead of leaving in clear.
-    fn source_route(&self, destination: (IpAddr, u8), source: Option<IpAddr>) -> Vec<Route> {
-        let table = self.config.source_table();
-        if source.is_none() {
-            let kind = RouteKind::Throw;
-            return vec![Route { destination, table, metric: 1, kind, source: None }];
-        }
-        let (kind, kept) = if destination.0.is_ipv4() {
-            // Index 1 is loopback in every network namespace.
-            (RouteKind::Device(1), source)
-        } else {
-            // IPv6 has no unicast routes through loopback.
-            (RouteKind::Unreachable, None)
-        };
-        vec![
-            Route {
-                destination,
-                table,
-                metric: 1,
-                kind: RouteKind::Device(self.interface),
-                source,
-            },
-            Route { destination, table, metric: LAST_RESORT, kind, source: kept },
-        ]
     }
 }
 
@@ -415,40 +315,6 @@ const fn unreachable(table: u32, v4: bool) -> Route {
         kind: RouteKind::Unreachable,
         source: None,
     }
-}
-
-const fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
-}
-
-/// Destinations that a policy for everything does not mean.
-fn never_tunnelled(v4: bool) -> Vec<(IpAddr, u8)> {
-    if v4 {
-        vec![(Ipv4Addr::new(224, 0, 0, 0).into(), 4), (Ipv4Addr::BROADCAST.into(), 32)]
-    } else {
-        vec![
-            (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
-            (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10),
-        ]
-    }
-}
-
-/// The networks that are reachable directly, for the bypass of policies that cover everything.
-pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
-    let mut all: Vec<Prefix> = addresses
-        .iter()
-        .map(|own| own.network)
-        .filter(|network| {
-            let width = if network.first().is_ipv4() { 32 } else { 128 };
-            network.length() < width && !is_link_local(network.first())
-        })
-        .collect();
-    all.sort_unstable();
-    all.dedup();
-    all
 }
 
 /// Removes everything that steering put into the system: the nftables table, the rules, the

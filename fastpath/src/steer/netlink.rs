@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -36,12 +37,19 @@ const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_OPTIMISTIC: u32 = 0x04;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_TENTATIVE: u32 = 0x40;
 const IFLA_MTU: u16 = 4;
 const IFLA_TXQLEN: u16 = 13;
 
 /// Packets the TUN interface keeps while a worker is kept from running: two seconds of 1,000 a
 /// second. The kernel's 500 were lost on machines with more work than cores.
 const TX_QUEUE: u32 = 2000;
+
+/// Requests in one message to the kernel.
+const AT_ONCE: usize = 64;
 
 /// Marks routes as ours (`proto 112` in `ip route`).
 const ROUTE_PROTOCOL: u8 = 112;
@@ -56,6 +64,19 @@ pub(crate) enum RouteKind {
     Unreachable,
     /// The next rule decides.
     Throw,
+}
+
+/// An address as the kernel has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct InterfaceAddress {
+    /// Index of the interface.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// An address on the link, and the length of the prefix around it.
+    pub network: (IpAddr, u8),
+    /// Whether it can be the source of packets.
+    pub ready: bool,
 }
 
 /// One route of ours.
@@ -291,43 +312,55 @@ impl Netlink {
         }
     }
 
-    /// Many requests, some at a time; the first error ends it, errors in `but` are none.
+    /// Many requests, some at a time; an error that is not in `but` is one.
     pub(crate) fn request_all(
         &mut self,
         messages: impl IntoIterator<Item = Message>,
         but: &[i32],
     ) -> io::Result<()> {
+        let harmless =
+            |error: &io::Error| error.raw_os_error().is_some_and(|code| but.contains(&code));
+        match self.request_each(messages)?.into_iter().find(|(_, error)| !harmless(error)) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Many requests, some at a time; which of them failed, counted from 0, and why.
+    pub(crate) fn request_each(
+        &mut self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> io::Result<Vec<(usize, io::Error)>> {
         let mut messages = messages.into_iter();
+        let mut failed = Vec::new();
+        let mut done = 0;
         loop {
             let mut bytes = Vec::new();
-            let mut waiting = 0;
-            for message in messages.by_ref().take(64) {
+            let first = self.sequence.wrapping_add(1);
+            let mut sent = 0;
+            for message in messages.by_ref().take(AT_ONCE) {
                 self.sequence = self.sequence.wrapping_add(1);
                 bytes.extend(message.finish(self.sequence));
-                waiting += 1;
+                sent += 1;
             }
-            if waiting == 0 {
-                return Ok(());
+            if sent == 0 {
+                return Ok(failed);
             }
             rustix::net::send(&self.socket, &bytes, SendFlags::empty())?;
-            let mut result = Ok(());
+            let mut waiting = sent;
             while waiting > 0 {
                 for reply in self.receive()? {
-                    if reply.kind != NLMSG_ERROR {
+                    let number = reply.sequence.wrapping_sub(first) as usize;
+                    if reply.kind != NLMSG_ERROR || number >= sent {
                         continue;
                     }
                     waiting -= 1;
-                    match acknowledgement(&reply.body) {
-                        Err(error)
-                            if !error.raw_os_error().is_some_and(|code| but.contains(&code)) =>
-                        {
-                            result = Err(error);
-                        }
-                        _ => {}
+                    if let Err(error) = acknowledgement(&reply.body) {
+                        failed.push((done + number, error));
                     }
                 }
             }
-            result?;
+            done += sent;
         }
     }
 
@@ -353,6 +386,12 @@ impl Netlink {
     fn receive(&mut self) -> io::Result<Vec<Reply>> {
         let (len, _) = rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::empty())?;
         Ok(replies(self.buffer.get(..len).unwrap_or(&[])))
+    }
+
+    /// Every address of both families.
+    pub(crate) fn addresses(&mut self) -> io::Result<Vec<InterfaceAddress>> {
+        // No family is all of them.
+        Ok(self.dump(RTM_GETADDR, &[0; 8])?.iter().filter_map(Reply::address).collect())
     }
 
     /// Every route of ours in `table`, of both families.
@@ -537,6 +576,33 @@ impl Reply {
             && self.attributes(4).any(|(kind, data)| {
                 kind == NFTA_TABLE_NAME && data.strip_suffix(&[0]) == Some(name.as_bytes())
             })
+    }
+
+    fn address(&self) -> Option<InterfaceAddress> {
+        let v4 = match i32::from(*self.body.first()?) {
+            libc::AF_INET => true,
+            libc::AF_INET6 => false,
+            _ => return None,
+        };
+        let (mut own, mut on_link, mut flags) = (None, None, u32::from(*self.body.get(2)?));
+        for (kind, data) in self.attributes(8) {
+            match kind {
+                IFA_LOCAL => own = Some(ip(v4, data)),
+                IFA_ADDRESS => on_link = Some(ip(v4, data)),
+                // What did not fit the eight bits of the header; holds those as well.
+                IFA_FLAGS => flags = u32::from_ne_bytes(array(data, 0)),
+                _ => {}
+            }
+        }
+        // On a point-to-point link the one without "local" in its name is the other end.
+        let address = own.or(on_link)?;
+        let not_yet = flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0;
+        Some(InterfaceAddress {
+            interface: u32::from_ne_bytes(array(&self.body, 4)),
+            address,
+            network: (on_link.unwrap_or(address), *self.body.get(1)?),
+            ready: !not_yet || flags & IFA_F_OPTIMISTIC != 0,
+        })
     }
 
     fn route(&self) -> Option<Route> {

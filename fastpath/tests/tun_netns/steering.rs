@@ -100,6 +100,32 @@ fn addresses_that_come_later_are_followed() {
 }
 
 #[test]
+fn an_address_that_is_not_ready_holds_nothing_up() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    let (gateway, client) = (&sites.a.gateway, &sites.a.client);
+    // Looked for duplicates for as long as the other end of the wire is down.
+    gateway.within(|| std::fs::write("/proc/sys/net/ipv6/conf/lan/accept_dad", "1").unwrap());
+    client.ip("link set lan down");
+    gateway.ip("addr del fd01::1/64 dev lan");
+    gateway.ip("addr add fd01::1/64 dev lan");
+    assert!(gateway.exec("ip -6 addr show dev lan").1.contains("tentative"), "control");
+    sites.up(&pairing, 1);
+    assert!(sites.a.gateway.pings("10.2.0.2"), "IPv4 does not wait for it");
+    let route = || sites.a.gateway.exec("ip -6 route get fd02::2").1;
+    assert!(route().contains("No route to host"), "own traffic waits for it: {}", route());
+    let handle = sites.a.handle();
+    assert_eq!(sites.a.gateway.within(move || handle.warnings()), [""; 0]);
+    let client = &sites.a.client;
+    client.ip("link set lan up");
+    client.ip("addr add fd01::2/64 dev lan nodad");
+    eventually("own traffic takes the address", || route().contains("src fd01::1"));
+    assert!(sites.a.gateway.pings("fd02::2"));
+    sites.a.release();
+    sites.b.release();
+}
+
+#[test]
 fn what_others_take_out_is_put_back() {
     let pairing = Pairing::nets();
     let mut sites = Sites::new();

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use crate::{
     CANARY,
-    common::{Capture, Namespace, sites::Sites},
+    common::{Capture, Namespace, eventually, sites::Sites},
     process::{Flood, Process},
 };
 
@@ -80,4 +80,21 @@ fn first_policies_that_are_refused_open_nothing() {
     third.release();
     assert!(sites.a.client.pings("10.2.0.2"), "control: after release it passes");
     assert!(wire.count(CANARY) > 0, "control: the capture would have seen it");
+}
+
+#[test]
+fn what_could_not_be_put_back_is_tried_again() {
+    let sites = Sites::new();
+    let (broken, refused) = ("\"${0%/*}\"/broken", "\"${0%/*}\"/refused");
+    let nft = BrokenNft::new("retried", &format!("test -e {broken} && touch {refused}"));
+    let mut process = nft.process(&sites.a.gateway);
+    process.tell(NETS);
+    fs::write(nft.0.join("broken"), "").unwrap();
+    assert!(sites.a.gateway.exec("nft flush ruleset").0);
+    eventually("a failed repair", || nft.0.join("refused").exists());
+    let stands = || sites.a.gateway.exec("nft list table inet postern").1.contains("10.2.0.0");
+    assert!(!stands());
+    fs::remove_file(nft.0.join("broken")).unwrap();
+    eventually("the repair", stands);
+    process.release();
 }

@@ -1,0 +1,73 @@
+//! The addresses of this machine, and the networks that they make reachable.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use sa_store::Prefix;
+
+use super::netlink::Netlink;
+
+/// An address of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct LocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The network it makes reachable.
+    pub network: Prefix,
+    /// Whether packets can have it as their source: not while it is looked for duplicates, nor
+    /// after one was found (RFC 4862 §5.4).
+    pub ready: bool,
+}
+
+/// Every address of this machine but 127.0.0.1 and the like, and those of the interface `but`.
+pub(super) fn list(netlink: &mut Netlink, but: u32) -> io::Result<Vec<LocalAddress>> {
+    let mut all: Vec<LocalAddress> = netlink
+        .addresses()?
+        .into_iter()
+        .filter(|found| found.interface != but && !found.address.is_loopback())
+        .filter_map(|found| {
+            let (on_link, length) = found.network;
+            let network = Prefix::of(on_link, length)?;
+            Some(LocalAddress { address: found.address, network, ready: found.ready })
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+pub(super) const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Destinations that a policy for everything does not mean.
+pub(super) fn never_tunnelled(v4: bool) -> Vec<(IpAddr, u8)> {
+    if v4 {
+        vec![(Ipv4Addr::new(224, 0, 0, 0).into(), 4), (Ipv4Addr::BROADCAST.into(), 32)]
+    } else {
+        vec![
+            (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+            (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10),
+        ]
+    }
+}
+
+/// The networks that are reachable directly, for the bypass of policies that cover everything.
+pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
+    let mut all: Vec<Prefix> = addresses
+        .iter()
+        .map(|own| own.network)
+        .filter(|network| {
+            let width = if network.first().is_ipv4() { 32 } else { 128 };
+            network.length() < width && !is_link_local(network.first())
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}

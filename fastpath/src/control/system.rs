@@ -16,9 +16,14 @@ impl Control {
     /// Makes `set` what is protected, in the system and for the workers.
     pub(super) fn set_policies(&mut self, set: PolicySet) -> Result<(), String> {
         let rules = compile(&set, &connected(&self.addresses));
-        let peers = peers(&set);
-        self.steering.apply(&rules, &self.addresses, &peers).map_err(|error| error.to_string())?;
-        self.model.policies = Arc::new(PolicyIndex::new(rules));
+        let changed =
+            self.steering.apply(&rules, &self.addresses).map_err(|error| error.to_string())?;
+        self.steering.look(&rules, &self.addresses, &peers(&set));
+        // A peer that comes from somewhere else is a change of policies as well, and no reason
+        // to make anything anew.
+        if changed || self.model.set.is_none() {
+            self.model.policies = Arc::new(PolicyIndex::new(rules));
+        }
         self.model.set = Some(set);
         if self.steering.missing().is_some() {
             self.settled(None);
@@ -34,6 +39,7 @@ impl Control {
         let Some(set) = before else {
             self.model.set = None;
             self.model.policies = Arc::default();
+            self.steering.doubt();
             return;
         };
         if let Err(reason) = self.set_policies(set) {
@@ -47,6 +53,7 @@ impl Control {
     pub(super) fn follow(&mut self, changes: Changes) {
         if changes.table {
             tracing::warn!("somebody removed the nftables table of steering; it is put back");
+            self.steering.doubt();
         }
         let due = self.settle_at.is_some_and(|at| self.shared.now() >= at);
         if due || changes != Changes::default() {

@@ -59,6 +59,19 @@ impl Span {
         self.start <= other.end && other.start <= self.end
     }
 
+    /// The same numbers as spans in order, none of which overlap.
+    pub(crate) fn union(mut spans: Vec<Self>) -> Vec<Self> {
+        spans.sort_unstable();
+        spans.dedup_by(|next, span| {
+            let joined = span.overlaps(*next);
+            if joined {
+                span.end = span.end.max(next.end);
+            }
+            joined
+        });
+        spans
+    }
+
     /// The prefixes that make up the range.
     pub(crate) fn prefixes(self, v4: bool) -> Vec<(IpAddr, u8)> {
         let width: u32 = if v4 { 32 } else { 128 };
@@ -383,6 +396,14 @@ mod tests {
             assert_eq!(next, u128::from(end) + 1);
         }
         assert_eq!(Span::full(false).prefixes(false), [("::".parse().unwrap(), 0)]);
+    }
+
+    #[test]
+    fn a_union_holds_what_its_spans_hold() {
+        let span = |start, end| Span { start, end };
+        let spans = vec![span(5, 9), span(0, 1), span(7, 12), span(20, 20), span(6, 7), span(9, 9)];
+        assert_eq!(Span::union(spans), [span(0, 1), span(5, 12), span(20, 20)]);
+        assert_eq!(Span::union(Vec::new()), []);
     }
 
     fn rules() -> impl Strategy<Value = Vec<Rule>> {

@@ -176,6 +176,15 @@ pub(crate) struct Steering {
     obstacles: Obstacles,
     /// Whether rules stand that protect something and must not be missing for a moment.
     cover: bool,
+    /// What was applied last and stands, as far as is known.
+    standing: Option<Standing>,
+}
+
+/// What steering was made from.
+#[derive(Debug)]
+struct Standing {
+    rules: Vec<Rule>,
+    addresses: Vec<LocalAddress>,
 }
 
 impl Steering {
@@ -190,7 +199,16 @@ impl Steering {
             .map_err(|source| failed("list routes", source))?;
         let cover = nft::stands(&config);
         let obstacles = Obstacles::default();
-        Ok(Self { config, netlink, interface: 0, mtu: 0, sources, obstacles, cover })
+        Ok(Self {
+            config,
+            netlink,
+            interface: 0,
+            mtu: 0,
+            sources,
+            obstacles,
+            cover,
+            standing: None,
+        })
     }
 
     /// Opens the way through the TUN interface.
@@ -252,23 +270,45 @@ impl Steering {
             .map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
     }
 
-    /// Replaces what is steered.
+    /// Somebody may have changed the nftables table: the next [`Self::apply`] replaces it.
+    pub(crate) fn doubt(&mut self) {
+        self.standing = None;
+    }
+
+    /// Replaces what is steered; whether the rules are other ones than before. What stands
+    /// already is left alone: loading thousands of rules takes a while.
     pub(crate) fn apply(
         &mut self,
         rules: &[Rule],
         addresses: &[LocalAddress],
-        peers: &[IpAddr],
-    ) -> Result<(), Error> {
-        // What can be refused without harm comes first, and what opens something comes last.
+    ) -> Result<bool, Error> {
+        let before = self.standing.take();
+        let same = before.as_ref().is_some_and(|before| before.rules == rules);
+        if same
+            && self.missing().is_none()
+            && before.as_ref().is_some_and(|before| before.addresses == addresses)
+        {
+            self.standing = before;
+            return Ok(false);
+        }
         let failed = |what: &str| {
             let what = format!("{what} routes with source addresses");
             move |source| Error::Netlink { what, source }
         };
+        // What can be refused without harm comes first, and what opens something comes last.
         let sources = self.sources.wanted(rules, addresses, self.interface);
         self.sources.add(&sources, &mut self.netlink).map_err(failed("add"))?;
-        nft::replace(&self.config, rules, self.cover)?;
-        self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
+        if !same {
+            nft::replace(&self.config, rules, self.cover)?;
+            self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
+        }
         self.sources.delete(&sources, &mut self.netlink).map_err(failed("delete"))?;
+        self.standing = Some(Standing { rules: rules.to_vec(), addresses: addresses.to_vec() });
+        Ok(!same)
+    }
+
+    /// Looks what the policies want of the system around them.
+    pub(crate) fn look(&mut self, rules: &[Rule], addresses: &[LocalAddress], peers: &[IpAddr]) {
         let forwards = |v4| {
             rules.iter().any(|rule| {
                 rule.verdict.is_caught()
@@ -279,16 +319,17 @@ impl Steering {
                     })
             })
         };
-        let covers_wire = peers.iter().any(|peer| {
-            rules.iter().any(|rule| {
-                rule.verdict.is_caught()
-                    && rule.v4 == peer.is_ipv4()
-                    && rule.remote.contains(Span::bits(*peer))
+        let covers_wire = [true, false].into_iter().any(|v4| {
+            let caught = rules.iter().filter(|rule| rule.v4 == v4 && rule.verdict.is_caught());
+            let remote = Span::union(caught.map(|rule| rule.remote).collect());
+            peers.iter().filter(|peer| peer.is_ipv4() == v4).any(|peer| {
+                let bits = Span::bits(*peer);
+                let at = remote.partition_point(|span| span.end < bits);
+                remote.get(at).is_some_and(|span| span.contains(bits))
             })
         });
         self.obstacles.needs =
             Needs { forwards_v4: forwards(true), forwards_v6: forwards(false), covers_wire };
-        Ok(())
     }
 
     /// What could not be put into the system, in words; worth another try.

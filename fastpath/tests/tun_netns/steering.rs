@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hw_offload::{Operation, PolicySet};
+use hw_offload::{Operation, PolicyAction, PolicySet};
 use sa_store::Encapsulation;
 
 use crate::{
@@ -215,6 +215,47 @@ fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
     sites.a.done(vec![Operation::SetPolicies(PolicySet::default())]);
     assert!(start.elapsed() < Duration::from_secs(5));
     assert!(sites.a.client.pings("10.2.0.2"), "without policies it passes");
+    sites.a.release();
+}
+
+#[test]
+fn rules_that_stand_are_not_loaded_again() {
+    let pairing = Pairing::nets();
+    let mut sites = Sites::new();
+    sites.a.start(1);
+    let set = |peer: &str, remote: &str| {
+        let mut set = pairing.policies(true);
+        for policy in &mut set.policies {
+            policy.remote.extend(selectors(&[remote]));
+            if let PolicyAction::Protect { peers, .. } = &mut policy.action {
+                *peers = vec![peer.parse().unwrap()];
+            }
+        }
+        vec![Operation::SetPolicies(set)]
+    };
+    sites.a.done(set("192.0.2.2", "10.9.0.0/24"));
+    // A table that is replaced gets a number of its own.
+    let table = |sites: &Sites| {
+        let (_, text) = sites.a.gateway.exec("nft -a list table inet postern");
+        text.lines().next().unwrap().to_owned()
+    };
+    let before = table(&sites);
+    assert!(before.contains("handle"), "{before}");
+    for number in 0..20 {
+        sites.a.done(set(&format!("192.0.2.{}", 10 + number), "10.9.0.0/24"));
+    }
+    let handle = sites.a.handle();
+    assert_eq!(table(&sites), before, "a peer that is somewhere else changes no rule");
+    sites.a.done(set("10.9.0.7", "10.9.0.0/24"));
+    sites.a.gateway.within(|| {
+        std::fs::write("/proc/sys/net/ipv4/conf/wan/rp_filter", "1").unwrap();
+    });
+    let warnings = sites.a.gateway.within(move || handle.warnings());
+    assert!(warnings.iter().any(|w| w.contains("covers the peer's own address")), "{warnings:?}");
+    assert_eq!(table(&sites), before);
+    assert!(sites.a.client.no_ping("10.2.0.2"));
+    sites.a.done(set("192.0.2.2", "10.8.0.0/24"));
+    assert_ne!(table(&sites), before, "control");
     sites.a.release();
 }
 

@@ -17,6 +17,9 @@ const NFTA_COUNTER_PACKETS: u16 = 2;
 /// The counter in the table of steering; see the rules of `super::nft`.
 pub(super) const CLEAR_DROPPED: &str = "clear_dropped";
 
+/// The counter of what the guards dropped: protected packets on a way around the TUN interface.
+pub(super) const STRAYED: &str = "strayed";
+
 /// What a counter of nftables shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Count {

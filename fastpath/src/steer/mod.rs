@@ -50,8 +50,11 @@ pub struct SteeringConfig {
     pub mark_mask: u32,
     /// Routing table of marked packets; the next number is the table of source addresses.
     pub table: u32,
-    /// Priority of the first of two rules.
+    /// Priority of the rule that sends marked packets to their table: before those of others.
     pub rule_priority: u32,
+    /// Priority of the rule that gives own packets a source address: behind the look-up of local
+    /// destinations, also where somebody has moved that (to 100, as some do).
+    pub source_priority: u32,
     /// UDP port of IKE, let in from outside.
     pub ike_port: u16,
     /// UDP port of IKE and ESP behind NAT, let in from outside.
@@ -65,7 +68,8 @@ impl Default for SteeringConfig {
             nft_table: "postern".to_owned(),
             mark_mask: 0x0f00_0000,
             table: 28_783,
-            rule_priority: 150,
+            rule_priority: 1,
+            source_priority: 150,
             ike_port: 500,
             nat_port: 4500,
         }
@@ -112,7 +116,7 @@ impl SteeringConfig {
                     },
                     RoutingRule {
                         v4,
-                        priority: self.rule_priority + 1,
+                        priority: self.source_priority,
                         mark: (0, marks.mask),
                         own_only: true,
                         table: self.source_table(),

@@ -1,5 +1,15 @@
 //! The nftables table that decides which clear packets are ours.
 //!
+//! ```text
+//!   arrivals ─▶ DNAT, marks of others ─▶ prerouting ─▶ routing ┬▶ guard ─▶ SNAT ─▶ guard ─▶ out
+//!                                own ─▶ ... ─▶ output ─────────┘
+//! ```
+//!
+//! Marking is what brings packets to us; the guards stand where it did not help: behind routing, what
+//! selectors cover and what has our mark leaves through the TUN interface or not at all, whatever
+//! others did to marks, addresses or routing rules, and also when this process is dead. They
+//! look before and behind source NAT: at what was meant, and at what the wire would show.
+//!
 //! One table, replaced under the cover of a second one, so that there is never a moment without
 //! rules. Selectors become sets of concatenated intervals, so that thousands cost one look-up.
 
@@ -12,8 +22,8 @@ use std::{
 use sa_store::PortRange;
 
 use super::{
-    SteeringConfig,
-    counter::{self, CLEAR_DROPPED, Count},
+    Marks, SteeringConfig,
+    counter::{self, CLEAR_DROPPED, Count, STRAYED},
 };
 use crate::{
     error::Error,
@@ -23,6 +33,16 @@ use crate::{
 /// The kernel compares a new interval with all that its set has already: what one large set takes
 /// grows with the square of its size. More sets than one cost a packet a look-up each.
 const LARGEST_SET: usize = 2000;
+
+/// Where the chains hook in. What others do before routing (marks of theirs, restored or wiped;
+/// new destinations) has happened when we decide, as late as possible.
+const LAST: i32 = 1000;
+/// The same for own packets, but before others filter by the interface that a packet leaves by:
+/// our mark may change it. Behind destination NAT (-100, firewalld -90), before filters (0).
+const BEFORE_FILTER: i32 = -50;
+/// Packets as they are on the wire on arrival, and as they were meant when they leave: NAT cannot
+/// come before connection tracking (-200).
+const BEFORE_NAT: i32 = -250;
 
 /// What a rule's set is keyed by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,6 +150,7 @@ fn element(rule: &Rule, kind: Kind) -> Option<String> {
 struct Family<'a> {
     v4: bool,
     interface: &'a str,
+    marks: Marks,
     sets: String,
     outward: String,
     inward: String,
@@ -161,13 +182,17 @@ impl Family<'_> {
 
     fn rule(&mut self, name: &str, kind: Kind, caught: bool, elements: &str) {
         let ip = self.ip();
-        let (out, drop) = if caught {
-            ("goto protect", "counter name clear_dropped drop")
-        } else {
-            ("return", "return")
-        };
+        let (out, drop) =
+            if caught { ("goto protect", "goto arrived") } else { ("return", "return") };
         if kind == Kind::All {
-            let _ = writeln!(self.outward, "iifname != \"{}\" {out}", self.interface);
+            // What comes out of a tunnel would go back into it. Older kernels do not know any
+            // more behind routing where a packet came from; its mark tells.
+            let Marks { mask, pass, .. } = self.marks;
+            let _ = writeln!(
+                self.outward,
+                "meta mark & {mask:#010x} != {pass:#010x} iifname != \"{}\" {out}",
+                self.interface
+            );
             let _ = writeln!(self.inward, "{drop}");
             return;
         }
@@ -179,6 +204,22 @@ impl Family<'_> {
         let _ = writeln!(self.outward, "{} @{name} {out}", kind.key(ip, true));
         let _ = writeln!(self.inward, "{} @{name} {drop}", kind.key(ip, false));
     }
+}
+
+/// The elements of a set with every address of a peer's side that a rule catches; `None` when
+/// that says nothing. Most clear packets are to none of them, which one cheap look-up tells.
+fn remote(rules: &[Rule], v4: bool) -> Option<String> {
+    let caught = rules.iter().filter(|rule| rule.verdict.is_caught());
+    let spans = Span::union(caught.map(|rule| rule.remote).collect());
+    if spans.is_empty() || spans.contains(&Span::full(v4)) {
+        return None;
+    }
+    let mut text = String::new();
+    for span in spans {
+        range(&mut text, v4, span);
+        text.push_str(",\n");
+    }
+    Some(text)
 }
 
 /// Later fragments show no ports, so the kernel is asked to put packets together before they are
@@ -208,14 +249,12 @@ fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count, defragment: 
     let table = &config.nft_table;
     let tun = &config.interface;
     let marks = config.marks();
-    let (keep, protect, bypass, pass) = (!marks.mask, marks.protect, marks.bypass, marks.pass);
-    let mask = marks.mask;
-    let (ike, nat) = (config.ike_port, config.nat_port);
     let mut text = removal(config);
     let Count { packets, bytes } = dropped;
     let _ = writeln!(
         text,
-        "table inet {table} {{\ncounter {CLEAR_DROPPED} {{\npackets {packets} bytes {bytes}\n}}"
+        "table inet {table} {{\ncounter {STRAYED} {{\n}}\n\
+         counter {CLEAR_DROPPED} {{\npackets {packets} bytes {bytes}\n}}"
     );
     if defragment {
         text.push_str(DEFRAGMENT);
@@ -224,14 +263,18 @@ fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count, defragment: 
     for v4 in [true, false] {
         let of_family: Vec<Rule> =
             rules.iter().filter(|rule| rule.v4 == v4).map(for_packets).collect();
-        let (digit, ip, nfproto) = if v4 { (4, "ip", "ipv4") } else { (6, "ip6", "ipv6") };
+        let (digit, nfproto) = if v4 { (4, "ipv4") } else { (6, "ipv6") };
         let new = || Family {
             v4,
             interface: tun,
+            marks,
             sets: String::new(),
             outward: String::new(),
             inward: String::new(),
         };
+        if of_family.is_empty() {
+            continue;
+        }
         let mut whole = new();
         whole.add(&format!("w{digit}"), &of_family);
         let mut chains = String::new();
@@ -245,50 +288,118 @@ fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count, defragment: 
             whole.outward.insert_str(0, &format!("{later} goto out{digit}_cut\n"));
             whole.inward.insert_str(0, &format!("{later} goto in{digit}_cut\n"));
         }
+        if let Some(elements) = remote(&of_family, v4) {
+            let ip = whole.ip();
+            let _ = writeln!(
+                text,
+                "set r{digit} {{\ntype ipv{digit}_addr\nflags interval\nelements = {{\n{elements}}}\n}}"
+            );
+            whole.outward.insert_str(0, &format!("{ip} daddr != @r{digit} return\n"));
+            whole.inward.insert_str(0, &format!("{ip} saddr != @r{digit} return\n"));
+        }
         text.push_str(&whole.sets);
         text.push_str(&chains);
         let _ = writeln!(text, "chain out{digit} {{\n{}}}", whole.outward);
         let _ = writeln!(text, "chain in{digit} {{\n{}}}", whole.inward);
-        let _ = ip;
         let _ = writeln!(jumps.0, "meta nfproto {nfproto} jump out{digit}");
         let _ = writeln!(jumps.1, "meta nfproto {nfproto} jump in{digit}");
     }
-    let (jump_out, jump_in) = jumps;
+    let everything = rules.iter().any(|rule| Kind::of(rule) == Kind::All);
+    text.push_str(&chains(config, everything, &jumps.0, &jumps.1));
+    text.push_str("}\n");
+    text
+}
+
+/// The chains that packets meet. Lines that jump to what selectors cover, and to what may not
+/// arrive in clear, are `jump_out` and `jump_in`; `everything` is whether a rule covers everything.
+fn chains(config: &SteeringConfig, everything: bool, jump_out: &str, jump_in: &str) -> String {
+    let tun = &config.interface;
+    let (ike, nat) = (config.ike_port, config.nat_port);
+    let Marks { mask, protect, bypass, pass } = config.marks();
+    let keep = !mask;
     // Named one by one: the look-up behind `fib` sees our own `unreachable` routes as well, and
-    // what they stop must still be caught.
-    let not_ours = "fib daddr type { local, broadcast, multicast, anycast } accept";
+    // what they stop must still be caught. Not anycast: the first address of an IPv6 network
+    // behind the TUN interface looks like it.
+    let not_ours = "fib daddr type { local, broadcast, multicast } accept";
     // Neighbour discovery (types 133 to 137) is how the outer packets find their way.
     let discovery = "icmpv6 type 133-137 ip6 hoplimit 255 accept";
-    let _ = write!(
-        text,
+    let is = |mark: u32| format!("meta mark & {mask:#010x} == {mark:#010x}");
+    let set = |mark: u32| format!("meta mark set meta mark & {keep:#010x} | {mark:#010x}");
+    // Each step of both tables (see `replace`) comes before the next step of either.
+    let (before_last, first, then) = (LAST - 1, BEFORE_FILTER - 1, BEFORE_FILTER + 1);
+    let (is_bypass, is_protect) = (is(bypass), is(protect));
+    let (set_none, set_pass, set_protect) = (set(0), set(pass), set(protect));
+    // Marks of packets that we do not steer are left alone wherever that is possible.
+    let from_tunnel =
+        if everything { format!("iifname \"{tun}\" {set_pass}\n") } else { String::new() };
+    // What few packets need to be asked is asked behind what selectors cover, not before.
+    format!(
         "chain protect {{
-meta mark set meta mark & {keep:#010x} | {protect:#010x}
+{not_ours}
+{discovery}
+{set_protect}
 }}
-chain prerouting {{
-type filter hook prerouting priority -150; policy accept;
-iifname \"{tun}\" goto from_tunnel
-iifname \"lo\" accept
+chain arrived {{
 meta l4proto 50 fib daddr type local accept
 udp dport {{ {ike}, {nat} }} fib daddr type local accept
 meta l4proto 17 ip frag-off & 0x1fff != 0 fib daddr type local accept
 meta l4proto 17 frag frag-off != 0 fib daddr type local accept
 {discovery}
-{jump_in}{not_ours}
+counter name {CLEAR_DROPPED} drop
+}}
+chain clear {{
+{jump_in}}}
+chain arrivals {{
+type filter hook prerouting priority {BEFORE_NAT}; policy accept;
+iifname \"{tun}\" accept
+iifname \"lo\" accept
+{jump_in}}}
+chain unmark_prerouting {{
+type filter hook prerouting priority {before_last}; policy accept;
+iifname \"lo\" accept
+meta mark & {mask:#010x} != 0 {set_none}
+{from_tunnel}}}
+chain prerouting {{
+type filter hook prerouting priority {LAST}; policy accept;
+iifname \"lo\" accept
+iifname != \"{tun}\" jump clear
 {jump_out}}}
-chain from_tunnel {{
-{not_ours}
-{jump_out}}}
+chain unmark_output {{
+type filter hook output priority {first}; policy accept;
+{is_bypass} accept
+meta mark & {mask:#010x} != 0 {set_none}
+}}
 chain output {{
-type route hook output priority -150; policy accept;
-meta mark & {mask:#010x} == {bypass:#010x} accept
+type route hook output priority {BEFORE_FILTER}; policy accept;
+{is_bypass} accept
+{jump_out}}}
+chain pass {{
+meta mark & {mask:#010x} != 0 accept
 {not_ours}
 {discovery}
-{jump_out}meta mark & {mask:#010x} == 0 oifname {{ \"{tun}\", \"lo\" }} meta mark set meta mark & {keep:#010x} | {pass:#010x}
+{set_pass}
 }}
+chain pass_output {{
+type route hook output priority {then}; policy accept;
+oifname \"{tun}\" goto pass
+oifname \"lo\" goto pass
+}}
+chain guard {{
+oifname \"{tun}\" accept
+oifname \"lo\" accept
+{is_bypass} accept
+{jump_out}{is_protect} counter name {STRAYED} drop
+}}
+chain guard_before_nat {{
+type filter hook postrouting priority {BEFORE_NAT}; policy accept;
+jump guard
+}}
+chain guard_behind_nat {{
+type filter hook postrouting priority {LAST}; policy accept;
+jump guard
 }}
 "
-    );
-    text
+    )
 }
 
 /// Makes `rules` what is steered. A transaction that replaces a table is not one moment for a

@@ -7,6 +7,7 @@ mod common;
 
 mod blocked;
 mod fragments;
+mod guarded;
 mod order;
 mod passing;
 mod process;

@@ -133,11 +133,11 @@ fn what_others_take_out_is_put_back() {
     let gateway = &sites.a.gateway;
     for harm in [
         "nft flush ruleset",
-        "ip rule del priority 150",
-        "ip -6 rule del priority 150",
+        "ip rule del priority 1",
+        "ip -6 rule del priority 1",
         "ip route flush table 28783",
         "ip -6 route flush table 28783",
-        "ip rule del priority 151",
+        "ip rule del priority 150",
         "ip route flush table 28784",
     ] {
         let state = || {

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use hw_offload::{PolicyAction, PolicySet};
+use hw_offload::{Policy, PolicyAction, PolicySet};
 use sa_store::{ChildId, PortRange, Prefix, TrafficSelector, TunnelId};
 
 /// Protocols whose first four octets are a source and a destination port.
@@ -57,6 +57,12 @@ impl Span {
 
     pub(crate) const fn overlaps(self, other: Self) -> bool {
         self.start <= other.end && other.start <= self.end
+    }
+
+    /// What both hold.
+    pub(crate) fn intersect(self, other: Self) -> Option<Self> {
+        self.overlaps(other)
+            .then(|| Self { start: self.start.max(other.start), end: self.end.min(other.end) })
     }
 
     /// The same numbers as spans in order, none of which overlap.
@@ -179,49 +185,24 @@ impl Rule {
     }
 }
 
-/// Compiles policies, first match first, to rules. Connected networks are bypassed where a
-/// policy's remote side is everything, unless some policy names (part of) them.
+/// Compiles policies, first match first, to rules. Where a policy's remote side is everything,
+/// connected networks and what never leaves a link are bypassed, but for what some policy names.
 pub(crate) fn compile(set: &PolicySet, connected: &[Prefix]) -> Vec<Rule> {
-    let named: Vec<(bool, Span)> = set
-        .policies
-        .iter()
-        .filter(|policy| !matches!(policy.action, PolicyAction::Bypass))
-        .flat_map(|policy| &policy.remote)
-        .filter(|selector| !is_everything(selector))
-        .map(|selector| (selector.is_ipv4(), span(selector)))
-        .collect();
-    let open: Vec<Prefix> = connected
-        .iter()
-        .copied()
-        .filter(|prefix| {
-            let net = Span::of_prefix(*prefix);
-            !named.iter().any(|(v4, named)| *v4 == prefix.first().is_ipv4() && named.overlaps(net))
-        })
-        .collect();
     let mut rules = Vec::new();
-    for policy in &set.policies {
-        let verdict = match &policy.action {
-            PolicyAction::Protect { tunnel, child, .. } => Verdict::Protect(*tunnel, *child),
-            PolicyAction::Bypass => Verdict::Bypass,
-            PolicyAction::Discard => Verdict::Discard,
-        };
+    for (number, policy) in set.policies.iter().enumerate() {
+        let verdict = verdict(policy);
         // What names a network stands before what means everything.
         for everything in [false, true] {
             for remote in policy.remote.iter().filter(|ts| is_everything(ts) == everything) {
                 for local in policy.local.iter().filter(|ts| ts.is_ipv4() == remote.is_ipv4()) {
                     if everything && verdict.is_caught() {
-                        rules.extend(
-                            open.iter()
-                                .filter(|net| net.first().is_ipv4() == remote.is_ipv4())
-                                .map(|net| Rule {
-                                    v4: remote.is_ipv4(),
-                                    local: span(local),
-                                    remote: Span::of_prefix(*net),
-                                    protocol: 0,
-                                    local_ports: PortRange::ANY,
-                                    remote_ports: PortRange::ANY,
-                                    verdict: Verdict::Bypass,
-                                }),
+                        let later = set.policies.get(number + 1..).unwrap_or(&[]);
+                        bypass(
+                            &mut rules,
+                            local,
+                            verdict,
+                            &open(connected, local.is_ipv4()),
+                            later,
                         );
                     }
                     rules.extend(combine(local, remote, verdict));
@@ -230,6 +211,67 @@ pub(crate) fn compile(set: &PolicySet, connected: &[Prefix]) -> Vec<Rule> {
         }
     }
     rules
+}
+
+const fn verdict(policy: &Policy) -> Verdict {
+    match &policy.action {
+        PolicyAction::Protect { tunnel, child, .. } => Verdict::Protect(*tunnel, *child),
+        PolicyAction::Bypass => Verdict::Bypass,
+        PolicyAction::Discard => Verdict::Discard,
+    }
+}
+
+/// Destinations that a policy for everything does not mean: connected networks, multicast and
+/// what is on one link only, and "no address", where hosts without one speak from.
+fn open(connected: &[Prefix], v4: bool) -> Vec<Span> {
+    let of = |first: u128, host: u32| Span { start: first, end: first | ((1 << host) - 1) };
+    let mut all: Vec<Span> = connected
+        .iter()
+        .filter(|prefix| prefix.first().is_ipv4() == v4)
+        .map(|prefix| Span::of_prefix(*prefix))
+        .collect();
+    if v4 {
+        all.extend([of(0, 0), of(0xe000_0000, 28), of(0xffff_ffff, 0)]);
+    } else {
+        all.extend([of(0, 0), of(0xfe80 << 112, 118), of(0xff00 << 112, 120)]);
+    }
+    all
+}
+
+/// Bypasses `open` destinations of `local`. What `later` policies name among them is meant, and
+/// stays with the policy that matches first, whose `verdict` this is.
+fn bypass(
+    rules: &mut Vec<Rule>,
+    local: &TrafficSelector,
+    verdict: Verdict,
+    open: &[Span],
+    later: &[Policy],
+) {
+    let v4 = local.is_ipv4();
+    for policy in later.iter().filter(|policy| !matches!(policy.action, PolicyAction::Bypass)) {
+        for remote in policy.remote.iter().filter(|ts| !is_everything(ts) && ts.is_ipv4() == v4) {
+            let hit = open.iter().filter_map(|open| open.intersect(span(remote)));
+            let hit: Vec<Span> = hit.collect();
+            if hit.is_empty() {
+                continue;
+            }
+            for named in policy.local.iter().filter(|ts| ts.is_ipv4() == v4) {
+                let Some(local) = span(named).intersect(span(local)) else { continue };
+                for rule in combine(named, remote, verdict) {
+                    rules.extend(hit.iter().map(|remote| Rule { local, remote: *remote, ..rule }));
+                }
+            }
+        }
+    }
+    rules.extend(open.iter().map(|remote| Rule {
+        v4,
+        local: span(local),
+        remote: *remote,
+        protocol: 0,
+        local_ports: PortRange::ANY,
+        remote_ports: PortRange::ANY,
+        verdict: Verdict::Bypass,
+    }));
 }
 
 fn span(selector: &TrafficSelector) -> Span {
@@ -327,7 +369,6 @@ pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hw_offload::Policy;
     use proptest::prelude::*;
     use sa_store::{DomainId, OffloadIntent};
 
@@ -367,6 +408,45 @@ mod tests {
         let rules = compile(&set, &connected);
         assert!(first(&rules, "10.9.0.1").unwrap().verdict.is_caught(), "it is named");
         assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Bypass);
+    }
+
+    #[test]
+    fn naming_a_part_of_a_connected_network_opens_and_closes_no_other_part() {
+        let connected = ["10.1.0.0/24".parse().unwrap(), "10.9.0.0/24".parse().unwrap()];
+        let everything = policy(true, &["10.1.0.0/16"], &["0.0.0.0/0"]);
+        let part = policy(true, &["10.1.0.7/32"], &["10.9.0.5/32[tcp/443]"]);
+        for policies in [vec![everything.clone(), part.clone()], vec![part, everything]] {
+            let rules = compile(&PolicySet { policies }, &connected);
+            let caught = |local: &str, remote: &str, protocol, port| {
+                let bits = |text: &str| Span::bits(text.parse().unwrap());
+                let hit = rules.iter().find(|rule| {
+                    rule.local.contains(bits(local))
+                        && rule.remote.contains(bits(remote))
+                        && rule.matches_upper(protocol, Some((9, port)))
+                });
+                hit.unwrap().verdict.is_caught()
+            };
+            assert!(caught("10.1.0.7", "10.9.0.5", 6, 443), "it is named");
+            assert!(!caught("10.1.0.7", "10.9.0.5", 6, 80));
+            assert!(!caught("10.1.0.8", "10.9.0.5", 6, 443));
+            assert!(!caught("10.1.0.7", "10.9.0.6", 6, 443));
+            assert!(!caught("10.1.0.7", "10.1.0.1", 6, 443), "the client's own gateway");
+            assert!(caught("10.1.0.7", "198.51.100.1", 6, 443));
+        }
+    }
+
+    #[test]
+    fn what_stays_on_a_link_is_not_meant_by_everything() {
+        for (all, links, beyond) in [
+            ("0.0.0.0/0", ["0.0.0.0", "224.0.0.18", "255.255.255.255"], "198.51.100.1"),
+            ("::/0", ["::", "fe80::1", "ff02::16"], "2001:db8::1"),
+        ] {
+            let rules = compile(&PolicySet { policies: vec![policy(true, &[all], &[all])] }, &[]);
+            for link in links {
+                assert_eq!(first(&rules, link).unwrap().verdict, Verdict::Bypass, "{link}");
+            }
+            assert!(first(&rules, beyond).unwrap().verdict.is_caught());
+        }
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! The addresses of this machine, and the networks that they make reachable.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{io, net::IpAddr};
 
 use sa_store::Prefix;
 
@@ -42,18 +39,6 @@ pub(super) const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
-}
-
-/// Destinations that a policy for everything does not mean.
-pub(super) fn never_tunnelled(v4: bool) -> Vec<(IpAddr, u8)> {
-    if v4 {
-        vec![(Ipv4Addr::new(224, 0, 0, 0).into(), 4), (Ipv4Addr::BROADCAST.into(), 32)]
-    } else {
-        vec![
-            (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
-            (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10),
-        ]
     }
 }
 

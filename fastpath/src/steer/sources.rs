@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     LAST_RESORT,
-    addresses::{LocalAddress, is_link_local, never_tunnelled},
+    addresses::{LocalAddress, is_link_local},
     netlink::{Message, Netlink, Route, RouteKind},
 };
 use crate::policy::{Rule, Span};
@@ -109,11 +109,6 @@ impl Sources {
             for prefix in rule.remote.prefixes(rule.v4) {
                 // The first rule counts, as everywhere.
                 by_destination.entry(prefix).or_insert(if caught { way } else { Way::Clear });
-            }
-            if caught && rule.remote == Span::full(rule.v4) {
-                for prefix in never_tunnelled(rule.v4) {
-                    by_destination.entry(prefix).or_insert(Way::Clear);
-                }
             }
         }
         by_destination

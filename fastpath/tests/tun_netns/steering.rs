@@ -7,7 +7,7 @@ use sa_store::Encapsulation;
 
 use crate::{
     common::{
-        Capture, eventually,
+        Capture, Namespace, eventually,
         sites::{Pairing, Sites, bypass, selectors},
     },
     datagram, transfer,
@@ -58,6 +58,67 @@ fn everything_means_everything_but_connected_networks() {
     sites.a.done(vec![Operation::SetPolicies(naming.policies(true))]);
     sites.a.client.no_ping("192.0.2.2");
     assert!(sites.a.live.snapshot()[1].counters().packets > sealed);
+    sites.a.release();
+    sites.b.release();
+}
+
+/// Only the mark of our own packets keeps them from going around in circles here.
+#[test]
+fn everything_means_not_the_way_to_a_peer_behind_a_router() {
+    for encapsulation in [Encapsulation::Udp, Encapsulation::None] {
+        let selectors = Pairing::new(&["10.1.0.0/16", "192.0.2.1/32"], &["0.0.0.0/0"]);
+        let pairing = Pairing { encapsulation, ..selectors };
+        let mut sites = Sites::new();
+        let gateway = &sites.a.gateway;
+        // No network is connected but the LAN.
+        for line in [
+            "addr del 192.0.2.1/24 dev wan",
+            "addr add 192.0.2.1/32 dev wan",
+            "route add 192.0.2.2/32 dev wan",
+            "route add default via 192.0.2.2 dev wan",
+        ] {
+            gateway.ip(line);
+        }
+        sites.up(&pairing, 1);
+        assert!(sites.a.client.pings("10.2.0.2"), "{encapsulation}");
+        assert!(sites.a.gateway.pings("10.2.0.2"), "{encapsulation}: own traffic");
+        assert!(sites.a.gateway.pings("192.0.2.2"), "{encapsulation}: the peer itself");
+        assert_eq!(sites.a.live.snapshot()[1].counters().packets, 9, "through the tunnel");
+        sites.a.release();
+        sites.b.release();
+    }
+}
+
+#[test]
+fn everything_to_everything_leaves_links_alone() {
+    let all = ["0.0.0.0/0", "::/0"];
+    let mut sites = Sites::new();
+    sites.up(&Pairing::new(&all, &all), 1);
+    let (client, gateway) = (&sites.a.client, &sites.a.gateway);
+    for target in ["10.2.0.2", "fd02::2"] {
+        assert!(client.pings(target), "{target}");
+    }
+    assert!(gateway.pings("10.2.0.2"), "own traffic");
+    let sealed = || sites.a.live.snapshot()[1].counters().packets;
+    assert_eq!(sealed(), 9);
+    let link_local = |space: &Namespace| {
+        let (_, text) = space.exec("ip -6 -o addr show dev lan scope link");
+        let mut words = text.split_whitespace().skip_while(|word| *word != "inet6");
+        let address = words.nth(1).unwrap().split('/').next().unwrap().to_owned();
+        format!("{address}%lan")
+    };
+    for (from, to) in [(client, gateway), (gateway, client)] {
+        // Found anew: neighbour discovery passes as well.
+        from.ip("neigh flush dev lan");
+        assert!(from.pings(&link_local(to)));
+        assert!(from.pings("ff02::1%lan"));
+    }
+    for (from, to) in [(client, ["10.1.0.1", "fd01::1"]), (gateway, ["10.1.0.2", "fd01::2"])] {
+        assert!(to.iter().all(|to| from.pings(to)), "connected networks");
+    }
+    assert_eq!(sealed(), 9, "those stay clear");
+    let handle = sites.a.handle();
+    assert_eq!(sites.a.gateway.within(move || handle.clear_dropped().unwrap()), 0);
     sites.a.release();
     sites.b.release();
 }

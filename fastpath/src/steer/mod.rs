@@ -19,6 +19,7 @@ mod nft;
 mod sources;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
@@ -30,7 +31,7 @@ pub(crate) use self::{
 };
 use self::{checks::Needs, sources::Sources};
 
-use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule};
+use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule, RuleAction};
 use crate::{
     error::Error,
     policy::{Rule, Span},
@@ -52,8 +53,8 @@ pub struct SteeringConfig {
     pub table: u32,
     /// Priority of the rule that sends marked packets to their table: before those of others.
     pub rule_priority: u32,
-    /// Priority of the rule that gives own packets a source address: behind the look-up of local
-    /// destinations, also where somebody has moved that (to 100, as some do).
+    /// Priority of the first of three rules that give own packets a source address: behind the
+    /// look-up of local destinations, also where somebody has moved that (to 100, as some do).
     pub source_priority: u32,
     /// UDP port of IKE, let in from outside.
     pub ike_port: u16,
@@ -101,29 +102,45 @@ impl SteeringConfig {
         self.table + 1
     }
 
+    /// The rules that always stand.
     fn rules(&self) -> Vec<RoutingRule> {
         let marks = self.marks();
-        [true, false]
-            .into_iter()
-            .flat_map(|v4| {
-                [
-                    RoutingRule {
-                        v4,
-                        priority: self.rule_priority,
-                        mark: (marks.protect, marks.mask),
-                        own_only: false,
-                        table: self.table,
-                    },
-                    RoutingRule {
-                        v4,
-                        priority: self.source_priority,
-                        mark: (0, marks.mask),
-                        own_only: true,
-                        table: self.source_table(),
-                    },
-                ]
-            })
-            .collect()
+        let rule = |v4, priority, action| RoutingRule {
+            v4,
+            priority,
+            mark: None,
+            source: None,
+            own_only: false,
+            action,
+        };
+        let of_family = |v4| {
+            let (marked, sources) = (self.table, self.source_table());
+            [
+                RoutingRule {
+                    mark: Some((marks.protect, marks.mask)),
+                    ..rule(v4, self.rule_priority, RuleAction::Table(marked))
+                },
+                RoutingRule {
+                    mark: Some((0, marks.mask)),
+                    own_only: true,
+                    ..rule(v4, self.source_priority + 1, RuleAction::Table(sources))
+                },
+            ]
+        };
+        let behind = rule(false, self.source_priority + 2, RuleAction::Nothing);
+        [true, false].into_iter().flat_map(of_family).chain([behind]).collect()
+    }
+
+    /// Keeps own packets from an address away from the table of source addresses.
+    const fn exemption(&self, source: IpAddr) -> RoutingRule {
+        RoutingRule {
+            v4: source.is_ipv4(),
+            priority: self.source_priority,
+            mark: None,
+            source: Some(source),
+            own_only: true,
+            action: RuleAction::Goto(self.source_priority + 2),
+        }
     }
 }
 
@@ -154,13 +171,39 @@ fn assert_block(config: &SteeringConfig, netlink: &mut Netlink) -> Result<(), Er
         }
     }
     for rule in config.rules() {
-        match netlink.request(Message::add_rule(&rule)) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) if !rule.v4 && no_ipv6(&error) => {}
-            other => other.map_err(|source| failed("add a routing rule", source))?,
-        }
+        assert_rule(&rule, netlink)?;
     }
     Ok(())
+}
+
+fn assert_rule(rule: &RoutingRule, netlink: &mut Netlink) -> Result<(), Error> {
+    match netlink.request(Message::add_rule(rule)) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Err(error) if !rule.v4 && no_ipv6(&error) => Ok(()),
+        other => {
+            other.map_err(|source| Error::Netlink { what: "add a routing rule".to_owned(), source })
+        }
+    }
+}
+
+fn delete_rule(rule: &RoutingRule, netlink: &mut Netlink) -> Result<(), Error> {
+    match netlink.request(Message::delete_rule(rule)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(()),
+        Err(error) if !rule.v4 && no_ipv6(&error) => Ok(()),
+        other => other
+            .map_err(|source| Error::Netlink { what: "delete a routing rule".to_owned(), source }),
+    }
+}
+
+/// Own addresses whose packets are kept away from the table of source addresses.
+fn exemptions(config: &SteeringConfig, netlink: &mut Netlink) -> Result<BTreeSet<IpAddr>, Error> {
+    let rules = netlink
+        .rules()
+        .map_err(|source| Error::Netlink { what: "list routing rules".to_owned(), source })?;
+    Ok(rules
+        .into_iter()
+        .filter_map(|rule| rule.source.filter(|source| rule == config.exemption(*source)))
+        .collect())
 }
 
 /// The address of the TUN interface, which nothing is sent from or to (RFC 7600 §4.8). Where the
@@ -177,6 +220,8 @@ pub(crate) struct Steering {
     interface: u32,
     mtu: u32,
     sources: Sources,
+    /// Own addresses whose packets do not meet those routes.
+    exempt: BTreeSet<IpAddr>,
     obstacles: Obstacles,
     /// Whether rules stand that protect something and must not be missing for a moment.
     cover: bool,
@@ -202,14 +247,15 @@ impl Steering {
         let sources = Sources::take_over(config.source_table(), &mut netlink)
             .map_err(|source| failed("list routes", source))?;
         let cover = nft::stands(&config);
-        let obstacles = Obstacles::default();
+        let exempt = exemptions(&config, &mut netlink)?;
         Ok(Self {
             config,
             netlink,
             interface: 0,
             mtu: 0,
             sources,
-            obstacles,
+            exempt,
+            obstacles: Obstacles::default(),
             cover,
             standing: None,
         })
@@ -269,6 +315,9 @@ impl Steering {
     pub(crate) fn mend(&mut self) -> Result<(), Error> {
         assert_block(&self.config, &mut self.netlink)?;
         self.assert_way()?;
+        for source in &self.exempt {
+            assert_rule(&self.config.exemption(*source), &mut self.netlink)?;
+        }
         self.sources
             .restore(&mut self.netlink)
             .map_err(|source| Error::Netlink { what: "mend its routes".to_owned(), source })
@@ -300,6 +349,10 @@ impl Steering {
             move |source| Error::Netlink { what, source }
         };
         // What can be refused without harm comes first, and what opens something comes last.
+        let exempt = sources::exempt(rules, addresses);
+        for source in &exempt {
+            assert_rule(&self.config.exemption(*source), &mut self.netlink)?;
+        }
         let sources = self.sources.wanted(rules, addresses, self.interface);
         self.sources.add(&sources, &mut self.netlink).map_err(failed("add"))?;
         if !same {
@@ -307,6 +360,10 @@ impl Steering {
             self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
         }
         self.sources.delete(&sources, &mut self.netlink).map_err(failed("delete"))?;
+        for source in self.exempt.difference(&exempt) {
+            delete_rule(&self.config.exemption(*source), &mut self.netlink)?;
+        }
+        self.exempt = exempt;
         self.standing = Some(Standing { rules: rules.to_vec(), addresses: addresses.to_vec() });
         Ok(!same)
     }
@@ -371,13 +428,10 @@ pub fn release(config: &SteeringConfig) -> Result<(), Error> {
     nft::remove(config)?;
     let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
     let mut netlink = Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
-    for rule in config.rules() {
-        match netlink.request(Message::delete_rule(&rule)) {
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
-                    || (!rule.v4 && no_ipv6(&error)) => {}
-            other => other.map_err(|source| failed("delete a routing rule", source))?,
-        }
+    let exemptions = exemptions(config, &mut netlink)?;
+    let exemptions = exemptions.into_iter().map(|source| config.exemption(source));
+    for rule in exemptions.chain(config.rules()) {
+        delete_rule(&rule, &mut netlink)?;
     }
     for table in [config.table, config.source_table()] {
         let routes = netlink.routes(table).map_err(|source| failed("list routes", source))?;

@@ -17,6 +17,7 @@ const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
 
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
@@ -30,11 +31,17 @@ const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
+const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
+const FRA_GOTO: u16 = 4;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
+const FRA_PROTOCOL: u16 = 21;
+const FR_ACT_TO_TBL: u8 = 1;
+const FR_ACT_GOTO: u8 = 2;
+const FR_ACT_NOP: u8 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
@@ -102,18 +109,31 @@ impl Route {
 }
 
 /// One policy routing rule of ours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Rule {
     /// Family.
     pub v4: bool,
     /// Lower comes first.
     pub priority: u32,
-    /// Value and mask of the mark.
-    pub mark: (u32, u32),
+    /// Only packets with this value of the mark under this mask.
+    pub mark: Option<(u32, u32)>,
+    /// Only packets from this address.
+    pub source: Option<IpAddr>,
     /// Only packets of this machine's own.
     pub own_only: bool,
-    /// Table it sends to.
-    pub table: u32,
+    /// What it does.
+    pub action: RuleAction,
+}
+
+/// What a routing rule does.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum RuleAction {
+    /// Looks in this table.
+    Table(u32),
+    /// Goes on at the rule with this priority.
+    Goto(u32),
+    /// Nothing: others go on here.
+    Nothing,
 }
 
 /// One netlink message under construction.
@@ -220,12 +240,28 @@ impl Message {
     }
 
     fn rule(kind: u16, flags: u16, rule: &Rule) -> Self {
-        let body = [family(rule.v4), 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
-        let message = Self::new(kind, flags, &body)
-            .number(FRA_PRIORITY, rule.priority)
-            .number(FRA_FWMARK, rule.mark.0)
-            .number(FRA_FWMASK, rule.mark.1)
-            .number(FRA_TABLE, rule.table);
+        let length = rule.source.map_or(0, |source| if source.is_ipv4() { 32 } else { 128 });
+        let action = match rule.action {
+            RuleAction::Table(_) => FR_ACT_TO_TBL,
+            RuleAction::Goto(_) => FR_ACT_GOTO,
+            RuleAction::Nothing => FR_ACT_NOP,
+        };
+        let body = [family(rule.v4), 0, length, 0, 0, 0, 0, action, 0, 0, 0, 0];
+        let mut message = Self::new(kind, flags, &body).number(FRA_PRIORITY, rule.priority);
+        if let Some((value, mask)) = rule.mark {
+            message = message.number(FRA_FWMARK, value).number(FRA_FWMASK, mask);
+        }
+        if let Some(source) = rule.source {
+            message = message.address(FRA_SRC, source);
+        }
+        match rule.action {
+            RuleAction::Table(table) => message = message.number(FRA_TABLE, table),
+            RuleAction::Goto(priority) => message = message.number(FRA_GOTO, priority),
+            RuleAction::Nothing => {}
+        }
+        if kind == RTM_NEWRULE {
+            message = message.attribute(FRA_PROTOCOL, &[ROUTE_PROTOCOL]);
+        }
         if rule.own_only { message.attribute(FRA_IIFNAME, b"lo\0") } else { message }
     }
 
@@ -392,6 +428,26 @@ impl Netlink {
     pub(crate) fn addresses(&mut self) -> io::Result<Vec<InterfaceAddress>> {
         // No family is all of them.
         Ok(self.dump(RTM_GETADDR, &[0; 8])?.iter().filter_map(Reply::address).collect())
+    }
+
+    /// Every routing rule of ours, of both families.
+    pub(crate) fn rules(&mut self) -> io::Result<Vec<Rule>> {
+        let mut all = Vec::new();
+        for v4 in [true, false] {
+            let mut body = [0; 12];
+            body[0] = family(v4);
+            match self.dump(RTM_GETRULE, &body) {
+                Ok(replies) => all.extend(replies.iter().filter_map(Reply::rule)),
+                // No IPv6, or no such rules, in this kernel.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// Every route of ours in `table`, of both families.
@@ -603,6 +659,43 @@ impl Reply {
             network: (on_link.unwrap_or(address), *self.body.get(1)?),
             ready: !not_yet || flags & IFA_F_OPTIMISTIC != 0,
         })
+    }
+
+    fn rule(&self) -> Option<Rule> {
+        let v4 = i32::from(*self.body.first()?) == libc::AF_INET;
+        let mut table = u32::from(*self.body.get(4)?);
+        let (mut ours, mut target, mut mark, mut mask) = (false, 0, None, u32::MAX);
+        let mut rule = Rule {
+            v4,
+            priority: 0,
+            mark: None,
+            source: None,
+            own_only: false,
+            action: RuleAction::Nothing,
+        };
+        for (kind, data) in self.attributes(12) {
+            let number = u32::from_ne_bytes(array(data, 0));
+            match kind {
+                FRA_PRIORITY => rule.priority = number,
+                FRA_FWMARK => mark = Some(number),
+                FRA_FWMASK => mask = number,
+                FRA_SRC => rule.source = Some(ip(v4, data)),
+                FRA_IIFNAME => rule.own_only = data == b"lo\0",
+                FRA_TABLE => table = number,
+                FRA_GOTO => target = number,
+                FRA_PROTOCOL => ours = data.first() == Some(&ROUTE_PROTOCOL),
+                _ => {}
+            }
+        }
+        // A mask alone is shown for "no bit is set".
+        rule.mark = mark.or((mask != u32::MAX).then_some(0)).map(|value| (value, mask));
+        rule.action = match *self.body.get(7)? {
+            FR_ACT_TO_TBL => RuleAction::Table(table),
+            FR_ACT_GOTO => RuleAction::Goto(target),
+            FR_ACT_NOP => RuleAction::Nothing,
+            _ => return None,
+        };
+        ours.then_some(rule)
     }
 
     fn route(&self) -> Option<Route> {

@@ -118,6 +118,27 @@ impl Sources {
     }
 }
 
+/// Rules are looked through one by one for every packet: no more addresses than this are exempt.
+const MOST_EXEMPT: usize = 64;
+
+/// Own addresses whose packets no selector can cover, and which must not meet the routes of the
+/// table: behind the TUN interface those of IPv6 lead nowhere, whatever the source is. (Those of
+/// IPv4 lead to loopback, where the packets are let go; see the rules of `super::nft`.)
+pub(super) fn exempt(rules: &[Rule], addresses: &[LocalAddress]) -> BTreeSet<IpAddr> {
+    let caught = || rules.iter().filter(|rule| !rule.v4 && rule.verdict.is_caught());
+    if !caught().any(|rule| Way::of(rule, addresses).is_some()) {
+        return BTreeSet::new();
+    }
+    let covered = Span::union(caught().map(|rule| rule.local).collect());
+    addresses
+        .iter()
+        .map(|own| own.address)
+        .filter(|own| own.is_ipv6() && !is_link_local(*own))
+        .filter(|own| !covered.iter().any(|span| span.contains(Span::bits(*own))))
+        .take(MOST_EXEMPT)
+        .collect()
+}
+
 /// What becomes of this machine's own packets to some destination.
 #[derive(Clone, Copy)]
 enum Way {

@@ -198,7 +198,9 @@ fn what_others_take_out_is_put_back() {
         "ip -6 rule del priority 1",
         "ip route flush table 28783",
         "ip -6 route flush table 28783",
-        "ip rule del priority 150",
+        "ip rule del priority 151",
+        "ip -6 rule del priority 150",
+        "ip -6 rule del priority 152",
         "ip route flush table 28784",
     ] {
         let state = || {

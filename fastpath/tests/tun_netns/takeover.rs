@@ -83,6 +83,37 @@ fn first_policies_that_are_refused_open_nothing() {
 }
 
 #[test]
+fn own_traffic_from_other_addresses_keeps_its_way_behind_a_dead_process() {
+    let sites = Sites::new();
+    let from = |source: &str, target: &str| {
+        sites.a.gateway.exec(&format!("ping -n -q -c 1 -W 1 -I {source} {target}")).0
+    };
+    let free = [("192.0.2.1", "10.2.0.2"), ("2001:db8::1", "fd02::2")];
+    let held = [("10.1.0.1", "10.2.0.2"), ("fd01::1", "fd02::2")];
+    let mut process = Process::start(&sites.a.gateway);
+    process.tell(NETS);
+    let check = |when: &str| {
+        assert!(free.iter().all(|(source, target)| from(source, target)), "{when}");
+        assert!(!held.iter().any(|(source, target)| from(source, target)), "{when}");
+    };
+    check("it runs");
+    process.kill();
+    check("it was killed");
+    // Taken over: an address that is gone is forgotten, and nothing is left in the end.
+    sites.a.gateway.ip("addr add 2001:db8::9/64 dev wan nodad");
+    let mut process = Process::start(&sites.a.gateway);
+    process.tell(NETS);
+    let rules = || sites.a.gateway.exec("ip -6 rule").1;
+    assert!(rules().contains("from 2001:db8::9 "), "{}", rules());
+    sites.a.gateway.ip("addr del 2001:db8::9/64 dev wan");
+    eventually("the rule to go", || !rules().contains("from 2001:db8::9 "));
+    check("it was started again");
+    process.release();
+    assert!(!rules().contains("15"), "{}", rules());
+    assert!(held.iter().all(|(source, target)| from(source, target)), "control");
+}
+
+#[test]
 fn what_could_not_be_put_back_is_tried_again() {
     let sites = Sites::new();
     let (broken, refused) = ("\"${0%/*}\"/broken", "\"${0%/*}\"/refused");

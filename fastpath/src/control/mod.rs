@@ -75,7 +75,8 @@ impl Control {
         capabilities: Capabilities,
     ) -> Self {
         // Before anything is looked at, so that no change is missed.
-        let watch = Watch::open()
+        let watch = steering
+            .watch()
             .inspect_err(|error| {
                 tracing::warn!(%error, "changes of addresses and routes will not be noticed");
             })
@@ -132,7 +133,7 @@ impl Control {
         let _ = poll(&mut fds, timeout.as_ref());
         let changed = fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
         match &self.watch {
-            Some(watch) if changed => watch.take(&self.config.steering.nft_table),
+            Some(watch) if changed => watch.take(),
             _ => Changes::default(),
         }
     }

@@ -16,8 +16,14 @@ impl Control {
     /// Makes `set` what is protected, in the system and for the workers.
     pub(super) fn set_policies(&mut self, set: PolicySet) -> Result<(), String> {
         let rules = compile(&set, &connected(&self.addresses));
-        let changed =
-            self.steering.apply(&rules, &self.addresses).map_err(|error| error.to_string())?;
+        let applied = self.steering.apply(&rules, &self.addresses);
+        if !matches!(applied, Ok(false))
+            && self.watch.as_ref().is_some_and(|watch| watch.own_loads(1))
+        {
+            // Somebody else was at the table too, before or behind us.
+            self.steering.doubt();
+        }
+        let changed = applied.map_err(|error| error.to_string())?;
         self.steering.look(&rules, &self.addresses, &peers(&set));
         // A peer that comes from somewhere else is a change of policies as well, and no reason
         // to make anything anew.
@@ -25,7 +31,7 @@ impl Control {
             self.model.policies = Arc::new(PolicyIndex::new(rules));
         }
         self.model.set = Some(set);
-        if self.steering.missing().is_some() {
+        if self.missing().is_some() {
             self.settled(None);
         }
         self.report_warnings();
@@ -52,12 +58,16 @@ impl Control {
     /// be put back is tried again until it can.
     pub(super) fn follow(&mut self, changes: Changes) {
         if changes.table {
-            tracing::warn!("somebody removed the nftables table of steering; it is put back");
+            tracing::warn!("somebody changed the nftables table of steering; it is put back");
             self.steering.doubt();
         }
         let due = self.settle_at.is_some_and(|at| self.shared.now() >= at);
-        if due || changes != Changes::default() {
-            let result = self.settle(changes, due);
+        if !due && changes == Changes::default() {
+            return;
+        }
+        let result = self.settle(changes, due);
+        // What was missing before may still be, until everything has been tried.
+        if due || self.settle_at.is_none() || result.is_err() {
             self.settled(result.err());
         }
     }
@@ -78,6 +88,10 @@ impl Control {
             result = self.set_policies(set);
             self.publish(Vec::new());
         }
+        if changes.down {
+            let raised = self.steering.raise().map_err(|error| error.to_string());
+            result = result.and(raised);
+        }
         if all || changes.routes {
             let mended = self.steering.mend().map_err(|error| error.to_string());
             result = result.and(mended);
@@ -87,10 +101,18 @@ impl Control {
 
     /// Notes whether everything stands in the system.
     fn settled(&mut self, failure: Option<String>) {
-        let failure = failure.or_else(|| self.steering.missing().map(str::to_owned));
+        let failure = failure.or_else(|| self.missing());
         self.settle_at = failure.is_some().then(|| self.shared.now() + TICK);
         self.steering.set_unsettled(failure);
         self.report_warnings();
+    }
+
+    /// What is known not to stand in the system.
+    fn missing(&self) -> Option<String> {
+        if self.model.set.is_some() && !self.steering.stands() {
+            return Some("somebody else changed its nftables table meanwhile".to_owned());
+        }
+        self.steering.missing().map(str::to_owned)
     }
 
     /// Logs the warnings that were not there at the last look.

@@ -17,9 +17,11 @@ pub(crate) mod counter;
 pub(crate) mod netlink;
 mod nft;
 mod sources;
+mod watch;
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
@@ -27,7 +29,7 @@ use std::{
 pub(crate) use self::{
     addresses::{LocalAddress, connected},
     checks::Obstacles,
-    netlink::{Changes, Watch},
+    watch::{Changes, Watch},
 };
 use self::{checks::Needs, sources::Sources};
 
@@ -153,7 +155,7 @@ fn families() -> impl Iterator<Item = bool> {
 }
 
 /// Whether errors of IPv6 requests mean that there is no IPv6.
-fn no_ipv6(error: &std::io::Error) -> bool {
+fn no_ipv6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES | libc::EPERM)
@@ -263,12 +265,12 @@ impl Steering {
 
     /// Opens the way through the TUN interface.
     pub(crate) fn attach(&mut self, interface: u32, mtu: u32) -> Result<(), Error> {
-        self.interface = interface;
+        (self.interface, self.mtu) = (interface, mtu);
         self.obstacles.faults = checks::configure(&self.config.interface);
         self.netlink.request(Message::add_address(interface, DUMMY)).map_err(|source| {
             Error::Netlink { what: format!("give {} an address", self.config.interface), source }
         })?;
-        self.set_mtu(mtu)?;
+        self.raise()?;
         self.assert_way()
     }
 
@@ -293,16 +295,16 @@ impl Steering {
         Ok(())
     }
 
-    /// Sets the MTU of the TUN interface (and the interface up).
-    pub(crate) fn set_mtu(&mut self, mtu: u32) -> Result<(), Error> {
-        if mtu == self.mtu {
-            return Ok(());
-        }
-        self.netlink.request(Message::link_up(self.interface, mtu)).map_err(|source| {
+    /// Sets the TUN interface up.
+    pub(crate) fn raise(&mut self) -> Result<(), Error> {
+        self.netlink.request(Message::link_up(self.interface, self.mtu)).map_err(|source| {
             Error::Netlink { what: format!("set {} up", self.config.interface), source }
-        })?;
-        self.mtu = mtu;
-        Ok(())
+        })
+    }
+
+    /// What others do to the system; to be asked before anything in it is looked at.
+    pub(crate) fn watch(&self) -> io::Result<Watch> {
+        Watch::open(self.interface, &self.config.nft_table)
     }
 
     /// Every address of this machine but 127.0.0.1 and the like, and those of the TUN interface.
@@ -326,6 +328,11 @@ impl Steering {
     /// Somebody may have changed the nftables table: the next [`Self::apply`] replaces it.
     pub(crate) fn doubt(&mut self) {
         self.standing = None;
+    }
+
+    /// Whether the nftables table is what was applied last, as far as is known.
+    pub(crate) const fn stands(&self) -> bool {
+        self.standing.is_some()
     }
 
     /// Replaces what is steered; whether the rules are other ones than before. What stands

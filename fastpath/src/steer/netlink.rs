@@ -10,13 +10,16 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
+pub(super) const RTM_DELRULE: u16 = 33;
 const RTM_GETRULE: u16 = 34;
 
 const REQUEST: u16 = 0x1;
@@ -288,6 +291,8 @@ const fn family(v4: bool) -> u8 {
     if v4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
 }
 
+pub(super) const NFPROTO_INET: u8 = 1;
+
 /// A netlink socket.
 #[derive(Debug)]
 pub(crate) struct Netlink {
@@ -296,13 +301,13 @@ pub(crate) struct Netlink {
     buffer: Vec<u8>,
 }
 
-fn open_socket() -> io::Result<OwnedFd> {
+pub(super) fn open_socket() -> io::Result<OwnedFd> {
     // No protocol is NETLINK_ROUTE.
     let flags = SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
 }
 
-fn open_filter_socket() -> io::Result<OwnedFd> {
+pub(super) fn open_filter_socket() -> io::Result<OwnedFd> {
     let (flags, protocol) = (SocketFlags::CLOEXEC, Some(rustix::net::netlink::NETFILTER));
     Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?)
 }
@@ -470,116 +475,15 @@ impl Netlink {
     }
 }
 
-/// What others did to the system, as far as steering is concerned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Changes {
-    /// Addresses or interfaces changed.
-    pub addresses: bool,
-    /// Routes or rules were deleted, perhaps ours.
-    pub routes: bool,
-    /// Our nftables table is gone.
-    pub table: bool,
-}
-
-/// Sockets that become readable when the system changes around us: addresses come and go, a
-/// network manager removes rules it does not know, somebody flushes nftables.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    route: OwnedFd,
-    filter: OwnedFd,
-}
-
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-/// `NFNL_SUBSYS_NFTABLES << 8` with `NFT_MSG_NEWTABLE` and `NFT_MSG_DELTABLE`.
-const NEW_TABLE: u16 = 10 << 8;
-const DELETE_TABLE: u16 = 10 << 8 | 2;
-const NFTA_TABLE_NAME: u16 = 1;
-pub(super) const NFPROTO_INET: u8 = 1;
-
-impl Watch {
-    pub(crate) fn open() -> io::Result<Self> {
-        use rustix::net::netlink::SocketAddrNetlink;
-        let route = open_socket()?;
-        // RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE and the
-        // group RTNLGRP_IPV6_RULE (19).
-        let groups = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
-        rustix::net::bind(&route, &SocketAddrNetlink::new(0, groups))?;
-        let filter = open_filter_socket()?;
-        // NFNLGRP_NFTABLES (7).
-        rustix::net::bind(&filter, &SocketAddrNetlink::new(0, 1 << 6))?;
-        for socket in [&route, &filter] {
-            // Thousands of selectors are thousands of messages about our own routes.
-            rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, 4 << 20)?;
-            rustix::fs::fcntl_setfl(socket, rustix::fs::OFlags::NONBLOCK)?;
-        }
-        Ok(Self { route, filter })
-    }
-
-    /// What to wait for.
-    pub(crate) const fn fds(&self) -> [&OwnedFd; 2] {
-        [&self.route, &self.filter]
-    }
-
-    /// Reads what happened; lost messages (`ENOBUFS`) count as everything.
-    pub(crate) fn take(&self, nft_table: &str) -> Changes {
-        let mut changes = Changes::default();
-        let mut buffer = vec![0; 1 << 16];
-        let all = Changes { addresses: true, routes: true, table: false };
-        while let Some(replies) = drain(&self.route, &mut buffer) {
-            let Ok(replies) = replies else {
-                changes = all;
-                continue;
-            };
-            for reply in replies {
-                match reply.kind {
-                    RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR => {
-                        changes.addresses = true;
-                    }
-                    // A router deletes many routes; ours are few.
-                    RTM_DELROUTE => changes.routes |= reply.route().is_some(),
-                    RTM_DELRULE => changes.routes = true,
-                    _ => {}
-                }
-            }
-        }
-        while let Some(replies) = drain(&self.filter, &mut buffer) {
-            let Ok(replies) = replies else {
-                changes.table = true;
-                continue;
-            };
-            for reply in replies {
-                // A replacement of ours is a deletion with an addition behind it.
-                match reply.kind {
-                    DELETE_TABLE if reply.is_table(nft_table) => changes.table = true,
-                    NEW_TABLE if reply.is_table(nft_table) => changes.table = false,
-                    _ => {}
-                }
-            }
-        }
-        changes
-    }
-}
-
-/// One read of a socket that does not wait; `None` when there is nothing.
-fn drain(socket: &OwnedFd, buffer: &mut [u8]) -> Option<io::Result<Vec<Reply>>> {
-    match rustix::net::recv(socket, &mut *buffer, RecvFlags::empty()) {
-        Ok((len, _)) => Some(Ok(replies(buffer.get(..len).unwrap_or(&[])))),
-        Err(rustix::io::Errno::NOBUFS) => Some(Err(io::ErrorKind::OutOfMemory.into())),
-        Err(_) => None,
-    }
-}
-
 /// One message from the kernel.
 pub(super) struct Reply {
-    kind: u16,
+    pub kind: u16,
     sequence: u32,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 /// Takes a datagram of netlink apart.
-fn replies(mut rest: &[u8]) -> Vec<Reply> {
+pub(super) fn replies(mut rest: &[u8]) -> Vec<Reply> {
     let mut all = Vec::new();
     while rest.len() >= 16 {
         let len = u32::from_ne_bytes(array(rest, 0)) as usize;
@@ -601,7 +505,7 @@ fn acknowledgement(body: &[u8]) -> io::Result<()> {
     }
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..at + N).and_then(|part| part.try_into().ok()).unwrap_or([0; N])
 }
 
@@ -624,14 +528,6 @@ impl Reply {
     /// The attributes behind a header of this size.
     pub(super) fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
         attributes(self.body.get(header..).unwrap_or(&[]))
-    }
-
-    /// Whether a message of nftables is about our table.
-    fn is_table(&self, name: &str) -> bool {
-        self.body.first() == Some(&NFPROTO_INET)
-            && self.attributes(4).any(|(kind, data)| {
-                kind == NFTA_TABLE_NAME && data.strip_suffix(&[0]) == Some(name.as_bytes())
-            })
     }
 
     fn address(&self) -> Option<InterfaceAddress> {
@@ -698,7 +594,7 @@ impl Reply {
         ours.then_some(rule)
     }
 
-    fn route(&self) -> Option<Route> {
+    pub(super) fn route(&self) -> Option<Route> {
         let v4 = i32::from(*self.body.first()?) == libc::AF_INET;
         let any = if v4 { ip(true, &[]) } else { ip(false, &[]) };
         if *self.body.get(5)? != ROUTE_PROTOCOL {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Loads a table of nftables.
-fn nft(space: &Namespace, text: &str) {
+pub(crate) fn nft(space: &Namespace, text: &str) {
     let mut child = Command::new("ip")
         .args(["netns", "exec", &space.name, "nft", "-f", "-"])
         .stdin(Stdio::piped())

@@ -194,6 +194,11 @@ fn what_others_take_out_is_put_back() {
     let gateway = &sites.a.gateway;
     for harm in [
         "nft flush ruleset",
+        "nft flush table inet postern",
+        "nft flush chain inet postern prerouting",
+        "nft delete chain inet postern guard_behind_nat",
+        "nft add rule inet postern out4 return",
+        "ip link set postern0 down",
         "ip rule del priority 1",
         "ip -6 rule del priority 1",
         "ip route flush table 28783",
@@ -211,6 +216,7 @@ fn what_others_take_out_is_put_back() {
                 "ip route show table 28783",
                 "ip -6 route show table 28783",
                 "ip route show table 28784",
+                "ip -6 route show table 28784",
             ]
             .map(|look| gateway.exec(look).1)
         };
@@ -218,6 +224,15 @@ fn what_others_take_out_is_put_back() {
         assert!(gateway.exec(harm).0, "{harm}");
         eventually(harm, || state() == before);
     }
+    // A copy from before, which is put back as some put back all of their rules.
+    let (_, old) = gateway.exec("nft list ruleset");
+    let mut set = pairing.policies(true);
+    set.policies[0].remote.extend(selectors(&["10.9.0.0/24"]));
+    sites.a.done(vec![Operation::SetPolicies(set)]);
+    let gateway = &sites.a.gateway;
+    let (_, new) = gateway.exec("nft list ruleset");
+    crate::guarded::nft(gateway, &format!("flush ruleset\n{old}"));
+    eventually("the rules of now", || gateway.exec("nft list ruleset").1 == new);
     for target in ["10.2.0.2", "fd02::2"] {
         assert!(sites.a.client.pings(target));
         assert!(sites.a.gateway.pings(target));

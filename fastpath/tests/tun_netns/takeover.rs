@@ -125,6 +125,9 @@ fn what_could_not_be_put_back_is_tried_again() {
     eventually("a failed repair", || nft.0.join("refused").exists());
     let stands = || sites.a.gateway.exec("nft list table inet postern").1.contains("10.2.0.0");
     assert!(!stands());
+    // Something else that changes, and can be followed, makes nobody forget it.
+    sites.a.gateway.ip("addr add 192.0.2.77/24 dev wan");
+    process.tell("counters");
     fs::remove_file(nft.0.join("broken")).unwrap();
     eventually("the repair", stands);
     process.release();

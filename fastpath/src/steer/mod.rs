@@ -49,7 +49,7 @@ pub struct SteeringConfig {
     pub interface: String,
     /// The nftables table (family inet).
     pub nft_table: String,
-    /// The bits of the packet mark that are ours; at least two.
+    /// The bits of the packet mark that are ours; at least three in a row.
     pub mark_mask: u32,
     /// Routing table of marked packets; the next number is the table of source addresses.
     pub table: u32,
@@ -90,6 +90,8 @@ pub struct Marks {
     pub bypass: u32,
     /// Own packets that were routed for protection but that no selector covers.
     pub pass: u32,
+    /// Came out of a tunnel, where a policy covers everything.
+    pub emerged: u32,
 }
 
 impl SteeringConfig {
@@ -97,7 +99,13 @@ impl SteeringConfig {
     #[must_use]
     pub const fn marks(&self) -> Marks {
         let one = self.mark_mask & self.mark_mask.wrapping_neg();
-        Marks { mask: self.mark_mask, protect: one, bypass: one << 1, pass: one | (one << 1) }
+        Marks {
+            mask: self.mark_mask,
+            protect: one,
+            bypass: one << 1,
+            pass: one | (one << 1),
+            emerged: one << 2,
+        }
     }
 
     const fn source_table(&self) -> u32 {

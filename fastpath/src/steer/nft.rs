@@ -44,6 +44,15 @@ const BEFORE_FILTER: i32 = -50;
 /// come before connection tracking (-200).
 const BEFORE_NAT: i32 = -250;
 
+/// Which of two tables; see [`replace`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The one that stays.
+    First,
+    /// The one that covers it while it is replaced.
+    Second,
+}
+
 /// What a rule's set is keyed by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -187,10 +196,10 @@ impl Family<'_> {
         if kind == Kind::All {
             // What comes out of a tunnel would go back into it. Older kernels do not know any
             // more behind routing where a packet came from; its mark tells.
-            let Marks { mask, pass, .. } = self.marks;
+            let Marks { mask, emerged, .. } = self.marks;
             let _ = writeln!(
                 self.outward,
-                "meta mark & {mask:#010x} != {pass:#010x} iifname != \"{}\" {out}",
+                "meta mark & {mask:#010x} != {emerged:#010x} iifname != \"{}\" {out}",
                 self.interface
             );
             let _ = writeln!(self.inward, "{drop}");
@@ -245,7 +254,13 @@ fn for_packets(rule: &Rule) -> Rule {
 const DEFRAGMENT: &str = "chain defragment {\nmeta l4proto udp tproxy to :1\n}\n";
 
 /// The whole table for `nft -f -`; it goes on counting from `dropped`.
-fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count, defragment: bool) -> String {
+fn ruleset(
+    config: &SteeringConfig,
+    place: Place,
+    rules: &[Rule],
+    dropped: Count,
+    defragment: bool,
+) -> String {
     let table = &config.nft_table;
     let tun = &config.interface;
     let marks = config.marks();
@@ -305,17 +320,23 @@ fn ruleset(config: &SteeringConfig, rules: &[Rule], dropped: Count, defragment: 
         let _ = writeln!(jumps.1, "meta nfproto {nfproto} jump in{digit}");
     }
     let everything = rules.iter().any(|rule| Kind::of(rule) == Kind::All);
-    text.push_str(&chains(config, everything, &jumps.0, &jumps.1));
+    text.push_str(&chains(config, place, everything, &jumps.0, &jumps.1));
     text.push_str("}\n");
     text
 }
 
 /// The chains that packets meet. Lines that jump to what selectors cover, and to what may not
 /// arrive in clear, are `jump_out` and `jump_in`; `everything` is whether a rule covers everything.
-fn chains(config: &SteeringConfig, everything: bool, jump_out: &str, jump_in: &str) -> String {
+fn chains(
+    config: &SteeringConfig,
+    place: Place,
+    everything: bool,
+    jump_out: &str,
+    jump_in: &str,
+) -> String {
     let tun = &config.interface;
     let (ike, nat) = (config.ike_port, config.nat_port);
-    let Marks { mask, protect, bypass, pass } = config.marks();
+    let Marks { mask, protect, bypass, pass, emerged } = config.marks();
     let keep = !mask;
     // Named one by one: the look-up behind `fib` sees our own `unreachable` routes as well, and
     // what they stop must still be caught. Not anycast: the first address of an IPv6 network
@@ -325,13 +346,23 @@ fn chains(config: &SteeringConfig, everything: bool, jump_out: &str, jump_in: &s
     let discovery = "icmpv6 type 133-137 ip6 hoplimit 255 accept";
     let is = |mark: u32| format!("meta mark & {mask:#010x} == {mark:#010x}");
     let set = |mark: u32| format!("meta mark set meta mark & {keep:#010x} | {mark:#010x}");
-    // Each step of both tables (see `replace`) comes before the next step of either.
-    let (before_last, first, then) = (LAST - 1, BEFORE_FILTER - 1, BEFORE_FILTER + 1);
     let (is_bypass, is_protect) = (is(bypass), is(protect));
-    let (set_none, set_pass, set_protect) = (set(0), set(pass), set(protect));
+    let (set_pass, set_protect) = (set(pass), set(protect));
+    // Only one of two tables takes marks away, and the other one decides behind it, so that the
+    // one that is whole at a moment has the last word.
+    let (prerouting, output) = match place {
+        Place::First => (LAST, BEFORE_FILTER),
+        Place::Second => (LAST + 1, BEFORE_FILTER + 1),
+    };
+    let first = |lines: String| if place == Place::First { lines } else { String::new() };
+    let unmark = first(format!("meta mark & {mask:#010x} != 0 {}\n", set(0)));
+    let pass_on = first(format!("oifname \"{tun}\" goto pass\noifname \"lo\" goto pass\n"));
     // Marks of packets that we do not steer are left alone wherever that is possible.
-    let from_tunnel =
-        if everything { format!("iifname \"{tun}\" {set_pass}\n") } else { String::new() };
+    let from_tunnel = first(if everything {
+        format!("iifname \"{tun}\" {}\n", set(emerged))
+    } else {
+        String::new()
+    });
     // What few packets need to be asked is asked behind what selectors cover, not before.
     format!(
         "chain protect {{
@@ -354,24 +385,10 @@ type filter hook prerouting priority {BEFORE_NAT}; policy accept;
 iifname \"{tun}\" accept
 iifname \"lo\" accept
 {jump_in}}}
-chain unmark_prerouting {{
-type filter hook prerouting priority {before_last}; policy accept;
-iifname \"lo\" accept
-meta mark & {mask:#010x} != 0 {set_none}
-{from_tunnel}}}
 chain prerouting {{
-type filter hook prerouting priority {LAST}; policy accept;
+type filter hook prerouting priority {prerouting}; policy accept;
 iifname \"lo\" accept
-iifname != \"{tun}\" jump clear
-{jump_out}}}
-chain unmark_output {{
-type filter hook output priority {first}; policy accept;
-{is_bypass} accept
-meta mark & {mask:#010x} != 0 {set_none}
-}}
-chain output {{
-type route hook output priority {BEFORE_FILTER}; policy accept;
-{is_bypass} accept
+{unmark}{from_tunnel}iifname != \"{tun}\" jump clear
 {jump_out}}}
 chain pass {{
 meta mark & {mask:#010x} != 0 accept
@@ -379,11 +396,10 @@ meta mark & {mask:#010x} != 0 accept
 {discovery}
 {set_pass}
 }}
-chain pass_output {{
-type route hook output priority {then}; policy accept;
-oifname \"{tun}\" goto pass
-oifname \"lo\" goto pass
-}}
+chain output {{
+type route hook output priority {output}; policy accept;
+{is_bypass} accept
+{unmark}{jump_out}{pass_on}}}
 chain guard {{
 oifname \"{tun}\" accept
 oifname \"lo\" accept
@@ -410,23 +426,28 @@ pub(super) fn replace(config: &SteeringConfig, rules: &[Rule], cover: bool) -> R
     // A counter that cannot be read is no reason to leave anything unprotected.
     let dropped = || counter::clear_dropped(&config.nft_table).unwrap_or_default();
     if !cover {
-        return load_rules(config, rules, dropped());
+        return load_rules(config, Place::First, rules, dropped());
     }
     let meanwhile = meanwhile(config);
-    load_rules(&meanwhile, rules, Count::default())?;
-    let replaced = load_rules(config, rules, dropped());
+    load_rules(&meanwhile, Place::Second, rules, Count::default())?;
+    let replaced = load_rules(config, Place::First, rules, dropped());
     // Refused rules do not stay in force in the second table either.
     let removed = load(&removal(&meanwhile));
     replaced.and(removed)
 }
 
 /// Loads `rules`, with whole packets to match where it matters and the kernel can.
-fn load_rules(config: &SteeringConfig, rules: &[Rule], dropped: Count) -> Result<(), Error> {
+fn load_rules(
+    config: &SteeringConfig,
+    place: Place,
+    rules: &[Rule],
+    dropped: Count,
+) -> Result<(), Error> {
     let ports = rules.iter().any(|rule| for_packets(rule).has_ports());
-    if ports && load(&ruleset(config, rules, dropped, true)).is_ok() {
+    if ports && load(&ruleset(config, place, rules, dropped, true)).is_ok() {
         return Ok(());
     }
-    load(&ruleset(config, rules, dropped, false))?;
+    load(&ruleset(config, place, rules, dropped, false))?;
     if ports {
         tracing::warn!(
             "the kernel has no nft_tproxy: fragments of protocols that a child protects some ports \

@@ -97,6 +97,22 @@ fn the_nat_of_the_peer_changes_its_mapping() -> Outcome {
     })
 }
 
+/// Everything goes through the tunnel, the peer is behind a router, and which address to call from
+/// is left to the routes: they are asked past the policy that covers the peer.
+#[test]
+fn a_full_tunnel_finds_the_address_it_calls_from() -> Outcome {
+    usual(
+        Starter::Us,
+        (Family::V4, Family::V4),
+        Wire::NatBefore(Side::Left),
+        |tunnel| {
+            tunnel.local.address = String::new();
+            tunnel.children = vec![Child::new("net", "10.1.0.0/16", "0.0.0.0/0")];
+        },
+        |up| ensure(up["local"]["address"] == "172.31.0.1", || format!("the outer one: {up}")),
+    )
+}
+
 /// `encap = "always"` puts ESP into UDP without any NAT.
 #[test]
 fn udp_is_forced() -> Outcome {

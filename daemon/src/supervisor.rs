@@ -212,7 +212,8 @@ impl Engine {
         let gateway = Gateway::new(gateway, Box::new(places), live, randomness);
         let (handle, inbox) = handle::channel();
         let transmit = transmit(&inline);
-        let thread = driver::spawn(gateway, clock, random, inbox, driver_side, transmit)
+        let mark = steering(&config.interface).marks().bypass;
+        let thread = driver::spawn(gateway, clock, random, inbox, driver_side, transmit, mark)
             .map_err(|error| StartError::System("there are no threads", error))?;
         Ok(Self { handle, inline, overload, thread })
     }

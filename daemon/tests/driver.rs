@@ -62,7 +62,7 @@ fn start() -> World {
         let _ = send.send((path, payload.to_vec()));
     });
     let thread =
-        driver::spawn(gateway, Clock::start(), random, inbox, driver_side, transmit).unwrap();
+        driver::spawn(gateway, Clock::start(), random, inbox, driver_side, transmit, 0).unwrap();
     World { handle, wire, panics, sent, thread }
 }
 

@@ -89,7 +89,7 @@ fn start(
         let _ = sent.send((path, payload.to_vec()));
     });
     let (handle, inbox) = handle::channel();
-    driver::spawn(gateway, Clock::start(), random, inbox, side, transmit).unwrap();
+    driver::spawn(gateway, Clock::start(), random, inbox, side, transmit, 0).unwrap();
     handle
 }
 

@@ -110,7 +110,8 @@ pub fn wire_channel() -> (WireSide, DriverSide) {
     (WireSide { datagrams, first_requests, wake }, driver)
 }
 
-/// Runs `gateway` on a thread of its own until the inbox is closed (every handle dropped).
+/// Runs `gateway` on a thread of its own until the inbox is closed (every handle dropped). `mark`
+/// is what the packets of the wire's sockets carry; 0 is none.
 ///
 /// # Errors
 /// The system gives no thread or no event loop.
@@ -121,6 +122,7 @@ pub fn spawn(
     inbox: Inbox,
     wire: DriverSide,
     transmit: Transmit,
+    mark: u32,
 ) -> io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (completions, completed) = mpsc::unbounded_channel();
@@ -136,6 +138,7 @@ pub fn spawn(
         workers,
         completions,
         transmit,
+        mark,
         commands: HashMap::new(),
         next_command: 0,
         events: VecDeque::with_capacity(EVENTS),
@@ -157,6 +160,7 @@ struct Driver {
     workers: Workers,
     completions: mpsc::UnboundedSender<Completion>,
     transmit: Transmit,
+    mark: u32,
     commands: HashMap<CommandId, oneshot::Sender<Outcome>>,
     next_command: u64,
     events: VecDeque<TimedEvent>,
@@ -280,7 +284,7 @@ impl Driver {
                 (self.transmit)(path, &payload, keepalive);
             }
             Output::Request { ticket, kind } => {
-                requests::start(ticket, kind, &self.workers, &self.completions);
+                requests::start(ticket, kind, &self.workers, &self.completions, self.mark);
             }
             Output::Outcome { id, outcome } => {
                 self.applied |= self.first_apply == Some(id);

@@ -1,7 +1,8 @@
 //! Answers what the gateway cannot know itself: names, routes, key exchange.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    io,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -9,6 +10,7 @@ use gateway::{
     input::CompletionResult,
     output::{RequestKind, Ticket},
 };
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use super::workers::{Job, Workers};
@@ -24,12 +26,14 @@ const MAX_ADDRESSES: usize = 16;
 /// An answer on its way back.
 pub(super) type Completion = (Ticket, CompletionResult);
 
-/// Starts the work for a request; the answer comes through `completions`.
+/// Starts the work for a request; the answer comes through `completions`. Routes are asked for as
+/// the sockets of the wire take them, whose packets carry `mark` (0 is none).
 pub(super) fn start(
     ticket: Ticket,
     kind: RequestKind,
     workers: &Workers,
     completions: &mpsc::UnboundedSender<Completion>,
+    mark: u32,
 ) {
     match kind {
         RequestKind::GenerateKey { group } => workers.submit(ticket, Job::Generate { group }),
@@ -47,7 +51,7 @@ pub(super) fn start(
             });
         }
         RequestKind::SourceAddress { remote } => {
-            let answer = CompletionResult::Source(source_address(remote));
+            let answer = CompletionResult::Source(source_address(remote, mark));
             let _ = completions.send((ticket, answer));
         }
     }
@@ -74,19 +78,19 @@ async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 /// The address the kernel would send from: connecting a datagram socket asks the routes and
-/// sends nothing.
-fn source_address(remote: IpAddr) -> Result<IpAddr, String> {
-    let any = match remote {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let local = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(SocketAddr::new(remote, 500))?;
-        Ok(socket.local_addr()?.ip())
+/// sends nothing. Without the mark, a policy that covers the peer would answer.
+fn source_address(remote: IpAddr, mark: u32) -> Result<IpAddr, String> {
+    let local = || -> io::Result<Option<IpAddr>> {
+        let remote = SocketAddr::new(remote, 500);
+        let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP))?;
+        if mark != 0 {
+            socket.set_mark(mark)?;
+        }
+        socket.connect(&remote.into())?;
+        Ok(socket.local_addr()?.as_socket().map(|local| local.ip()))
     };
     match local() {
-        Ok(address) if !address.is_unspecified() => Ok(address),
+        Ok(Some(address)) if !address.is_unspecified() => Ok(address),
         Ok(_) => Err("this machine has no address for it; configure an interface".into()),
         Err(error) => Err(format!(
             "there is no route; check the routes and that the interface is up ({error})"
@@ -96,14 +100,16 @@ fn source_address(remote: IpAddr) -> Result<IpAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
     fn loopback_is_reached_from_itself() {
         let home = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(source_address(home), Ok(home));
+        assert_eq!(source_address(home, 0), Ok(home));
         // The system refuses broadcasts, as it refuses what it has no route to.
-        let why = source_address(IpAddr::V4(Ipv4Addr::BROADCAST)).unwrap_err();
+        let why = source_address(IpAddr::V4(Ipv4Addr::BROADCAST), 0).unwrap_err();
         assert!(why.contains("; check the routes"), "{why}");
     }
 

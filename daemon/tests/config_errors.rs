@@ -447,6 +447,18 @@ fn keys_are_never_shown() {
         format!("auth = {{ psk = \"0x{PLANTED}\" }}"),
         format!("auth = {{ psk = \"0s{PLANTED}!\" }}"),
         "auth = { psk_file = \"bad.psk\" }".into(),
+        format!("auth = {{ psk_file = \"0s{PLANTED}\" }}"),
+        format!("auth.psk_file = \"{PLANTED}{PLANTED}\""),
+        format!("[tunnels.a.auth]\npsk = 'it's a {PLANTED}'\n[tunnels.b]"),
+        format!("[tunnels.a.auth]\npsk = \"ab\"{PLANTED}\"\n[tunnels.b]"),
+        format!("auth.psk = 'it's a {PLANTED}'"),
+        format!("psk: \"{PLANTED}\""),
+        format!("psk \"{PLANTED}\""),
+        format!("auth: {{ psk: \"{PLANTED}\" }}"),
+        format!("auth.psk \"{PLANTED}\""),
+        format!("auth.psk = \"AAAA\n{PLANTED}\""),
+        format!("[tunnels.a.auth]\npsk = \"AAAA\n{PLANTED}==\"\n[tunnels.b]"),
+        format!("auth = {{ psk = 'it's }} {PLANTED}' }}"),
     ] {
         let text = format!("[tunnels.a]\n{auth}\nremote = {{ address = \"192.0.2.2\" }}\n");
         for context in [context, Context { exposed: None, ..context }] {
@@ -469,6 +481,47 @@ fn keys_are_never_shown() {
     assert_eq!(first.help, "run: chown root postern.toml");
     // A file without keys may be anybody's.
     assert!(config::parse(&around("", ""), &foreign).is_ok());
+}
+
+/// Whatever slip of the finger there is in the lines with a key, nothing of the key is shown.
+#[test]
+fn keys_are_not_shown_whatever_is_mistyped() {
+    // No part of it is a word that is looked for.
+    let key = "Zq7Wd1Xv9Uj3Bn5M";
+    let shapes = [
+        format!("auth = {{ psk = \"{key}\" }}"),
+        format!("auth.psk = '{key}'"),
+        format!("[tunnels.a.auth]\npsk = \"{key}\""),
+    ];
+    let mut refused = 0;
+    for shape in shapes {
+        let mut slips: Vec<String> = Vec::new();
+        for at in 0..=shape.len() {
+            let (before, behind) = shape.split_at(at);
+            slips.extend("\"'={}[]#:,. \n\\x".chars().map(|c| format!("{before}{c}{behind}")));
+            let mut rest = behind.chars();
+            if let Some(gone) = rest.next() {
+                slips.push(format!("{before}{}", rest.as_str()));
+                slips.extend(
+                    rest.next().map(|next| format!("{before}{next}{gone}{}", rest.as_str())),
+                );
+            }
+        }
+        for slip in slips {
+            let text = format!(
+                "[tunnels.a]\nremote = {{ address = \"192.0.2.2\" }}\n{slip}\n[tunnels.b]\nx = 1\n"
+            );
+            let Err(report) = parse(&text) else { continue };
+            refused += 1;
+            let shown = report.to_string();
+            let part = key
+                .as_bytes()
+                .windows(5)
+                .find(|part| shown.contains(std::str::from_utf8(part).unwrap_or_default()));
+            assert_eq!(part, None, "{slip}\n{shown}");
+        }
+    }
+    assert!(refused > 1000, "{refused}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use sa_store::{Esn, OffloadIntent, PortRange, TrafficSelector};
 use super::{
     Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces, bypass,
     diagnostic::Findings,
-    end, lifetime, overlap, proposal,
+    end, lifetime, mask, overlap, proposal,
     schema::{
         At, RawAuth, RawChild, RawConfig, RawEsp, RawGateway, RawInline, RawTunnel, Workers, shown,
     },
@@ -348,6 +348,10 @@ fn auth_method(
 fn read_psk(name: &str, context: &Context<'_>) -> Result<sa_store::SecretBytes, String> {
     let path = context.folder.join(Path::new(name));
     let named = |error: &str| {
+        if mask::looks_like_key(name) {
+            // Not a word of it: this may be the key itself.
+            return format!("the key file is refused: {error}; write the key itself as `psk`");
+        }
         format!("the key file {} is refused: {error}", shown(&path.display().to_string()))
     };
     let content = context.secrets.read(&path).map_err(|error| named(&error))?;

@@ -100,6 +100,17 @@ impl Postern {
 
     /// Starts the daemon, again after [`Postern::kill`] or [`Postern::stop`].
     pub fn spawn(&self) -> Outcome {
+        self.spawn_by(&[])
+    }
+
+    /// The same, with `file` as its standard error in place of the log.
+    pub fn spawn_telling(&self, file: &Path) -> Outcome {
+        let line = format!("exec \"$0\" \"$@\" 2<>'{}'", file.display());
+        self.spawn_by(&["sh", "-c", &line])
+    }
+
+    /// Starts the daemon by a program that becomes it.
+    fn spawn_by(&self, by: &[&str]) -> Outcome {
         // The daemon announces itself as it would to systemd.
         let notify = self.folder.join("notify");
         let _ = fs::remove_file(&notify);
@@ -108,7 +119,8 @@ impl Postern {
             self.daemon.display().to_string(),
             self.folder.join("config.toml").display().to_string(),
         );
-        let argv = ["ip", "netns", "exec", &self.namespace, &daemon, "--config", &config];
+        let argv = ["ip", "netns", "exec", &self.namespace];
+        let argv = [&argv[..], by, &[&daemon, "--config", &config]].concat();
         let level = std::env::var("POSTERN_LOG").unwrap_or_default();
         let mut process = Process::start(
             "posternd",

@@ -1,8 +1,12 @@
 //! Postern's own starts, stops and reloads: traffic that a policy protects is encrypted or stays,
 //! at every moment.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
+use conformance::command::must;
 use conformance::course::{Course, WHILE, nothing_leaves, peer_has_nothing, spi};
 use conformance::failure::{Failure, ensure};
 use conformance::lab::{Lab, Turn};
@@ -153,6 +157,41 @@ fn a_hangup_signal_reloads() -> Outcome {
             tunnel["children"].as_array().is_some_and(|children| children.len() == 2)
         })?;
         flow.flows(100, UP)
+    })
+}
+
+/// Standard error that takes nothing costs the log, and no more: tunnels come up, carry traffic and
+/// are told goodbye, and commands are answered.
+fn without_a_log(lab: &Lab, pair: &Pair, flow: &mut Flow, file: &Path) -> Outcome {
+    pair.us.stop()?;
+    peer_has_nothing(pair, UP)?;
+    pair.us.spawn_telling(file)?;
+    pair.us.wait_up("site", UP)?;
+    flow.flows(100, UP)?;
+    pair.us.must_cli(&["rekey", "site"])?;
+    pair.us.signal("HUP")?;
+    pair.us.must_cli(&["sa"])?;
+    flow.flows(100, UP)?;
+    pair.us.stop()?;
+    peer_has_nothing(pair, UP)?;
+    nothing_leaves(lab, WHILE)
+}
+
+#[test]
+fn a_log_on_a_full_disk_hurts_nothing_else() -> Outcome {
+    Course::by(Starter::Us)
+        .run(|lab, pair, flow| without_a_log(lab, pair, flow, Path::new("/dev/full")))
+}
+
+#[test]
+fn a_log_that_nobody_reads_hurts_nothing_else() -> Outcome {
+    Course::by(Starter::Us).run(|lab, pair, flow| {
+        let pipe = lab.folder(Side::Left)?.join("pipe");
+        must(&["mkfifo", &pipe.display().to_string()])?;
+        // Both ends are held, and there is no room from the first line on.
+        let mut held = File::options().read(true).write(true).open(&pipe)?;
+        held.write_all(&[b' '; 1 << 16])?;
+        without_a_log(lab, pair, flow, &pipe)
     })
 }
 

@@ -43,11 +43,16 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    logs::start();
+    if let Err(error) = logs::start() {
+        complain(&format_args!("posternd: there are no threads: {error}"));
+        return ExitCode::FAILURE;
+    }
     if !config.warnings.is_empty() {
         tracing::warn!("{}", config.warnings);
     }
-    finish(supervisor::run(path, config))
+    let ended = finish(supervisor::run(path, config));
+    logs::finish();
+    ended
 }
 
 /// The names that `--release` goes by. What stands in the system has to go also when the file is
@@ -106,9 +111,9 @@ fn check(path: &std::path::Path) -> ExitCode {
     }
 }
 
-/// Writes to standard error; if that is gone, there is nobody to tell.
+/// Tells whoever started this what is wrong.
 fn complain(what: &dyn std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{what}");
+    logs::say(what);
 }
 
 fn count(n: usize, one: &str, many: &str) -> String {

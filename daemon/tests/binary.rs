@@ -1,7 +1,7 @@
 //! `posternd` as a program: exit status and what it says, without touching any system.
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -69,6 +69,41 @@ fn check_says_what_is_there_or_what_is_wrong() -> std::io::Result<()> {
             assert!(stderr.contains(says) && stderr.contains(name), "{stderr}");
             assert!(!stderr.contains("planted-key"), "{stderr}");
             assert!(said.stdout.is_empty(), "{said:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The journal is told how bad each line is, and not what time it is.
+#[test]
+fn lines_for_the_journal_have_a_priority_and_no_time() -> std::io::Result<()> {
+    let folder = Folder::new("journal");
+    let text = format!("[gateway]\nstate_dir = \"/dev/null/x\"\n{GOOD}");
+    let text = text.replace("[tunnels.b.ch", "ike = { rekey = \"59s\" }\n[tunnels.b.ch");
+    let config = folder.write("config.toml", 0o600, &text)?;
+    let log = folder.write("log", 0o600, "")?;
+    let told = std::fs::metadata(&log)?;
+    for (stream, journal) in
+        [(format!("{}:{}", told.dev(), told.ino()), true), ("1:2".into(), false)]
+    {
+        std::fs::write(&log, "")?;
+        let status = Command::new(env!("CARGO_BIN_EXE_posternd"))
+            .args(["--config", shown(&config)])
+            .env("JOURNAL_STREAM", stream)
+            .stderr(std::fs::File::options().append(true).open(&log)?)
+            .status()?;
+        assert_eq!(status.code(), Some(1));
+        let said = std::fs::read_to_string(&log)?;
+        let lines: Vec<&str> = said.lines().collect();
+        let warnings = lines.iter().filter(|line| line.starts_with("<4>")).count();
+        let last = lines.last().copied().unwrap_or_default();
+        if journal {
+            assert!(warnings > 1 && lines[0].contains("WARN"), "each line of a report: {said}");
+            assert!(last.starts_with("<3>posternd: the state folder"), "{said}");
+            assert!(!said.contains("Z "), "{said}");
+        } else {
+            assert!(warnings == 0 && last.starts_with("posternd: the state folder"), "{said}");
+            assert!(lines[0].starts_with("20"), "{said}");
         }
     }
     Ok(())

@@ -1,63 +1,10 @@
-//! Logs on standard error, as much as `POSTERN_LOG` asks for (default: `info`), and of internal
-//! errors no more than a disk bears.
+//! Keeps one kind of line from filling the log.
 
 use std::{
     fmt,
-    io::IsTerminal,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use tracing_subscriber::EnvFilter;
-
-/// What others log about carrying management's requests; `POSTERN_LOG` may name them to hear it.
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,netlink_proto=warn";
-
-/// Starts logging, and has panics logged too.
-pub(crate) fn start() {
-    let wanted = std::env::var("POSTERN_LOG").unwrap_or_default();
-    let wanted = if wanted.trim().is_empty() { "info" } else { wanted.trim() };
-    let quieted = format!("{QUIET},{wanted}");
-    let (filter, refused) = match EnvFilter::try_new(quieted) {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
-    };
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .try_init();
-    if started.is_err() {
-        // Somebody started logging before; theirs holds.
-        return;
-    }
-    if let Some(error) = refused {
-        tracing::warn!("POSTERN_LOG is not understood ({error}); info is used");
-    }
-    tell_panics();
-}
-
-/// Has panics logged, at most as many as a [`Throttle`] lets through: a peer that finds a packet
-/// which causes one may not fill the disk with them.
-pub fn tell_panics() {
-    static PANICS: Throttle = Throttle::new();
-    std::panic::set_hook(Box::new(|info| {
-        let Some(held) = PANICS.admit(Instant::now()) else { return };
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let text = info.payload_as_str().unwrap_or("no message");
-        tracing::error!("internal error at {place}: {text}{held}");
-    }));
-}
-
-/// Logs what was given up because of a panic, throttled as the panics are. All of them are
-/// counted elsewhere and shown by `postern sa --json`.
-pub(crate) fn gave_up(what: std::fmt::Arguments<'_>) {
-    static GIVEN_UP: Throttle = Throttle::new();
-    if let Some(held) = GIVEN_UP.admit(Instant::now()) {
-        tracing::error!("{what}{held}");
-    }
-}
 
 /// Lines of one kind that may be logged at once.
 const BURST: u32 = 10;
@@ -65,7 +12,7 @@ const BURST: u32 = 10;
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Keeps one kind of line from filling the log.
-struct Throttle(Mutex<Allowance>);
+pub(super) struct Throttle(Mutex<Allowance>);
 
 struct Allowance {
     left: u32,
@@ -76,7 +23,7 @@ struct Allowance {
 
 /// How many lines were held back before this one.
 #[derive(Debug, PartialEq, Eq)]
-struct Held(u64);
+pub(super) struct Held(u64);
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,12 +35,12 @@ impl fmt::Display for Held {
 }
 
 impl Throttle {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self(Mutex::new(Allowance { left: BURST, since: None, held: 0 }))
     }
 
     /// Whether a line may be logged now.
-    fn admit(&self, now: Instant) -> Option<Held> {
+    pub(super) fn admit(&self, now: Instant) -> Option<Held> {
         let mut allowance = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *allowance.since.get_or_insert(now);
         let steps = now.saturating_duration_since(since).as_secs() / EVERY.as_secs();

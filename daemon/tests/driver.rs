@@ -22,7 +22,7 @@ use daemon::{
     config::{self, Context, NoFiles},
     runtime::{
         clock::Clock,
-        driver::{self, Datagram, WireSide},
+        driver::{self, Datagram, Transmit, WireSide},
         handle::{self, Handle},
     },
 };
@@ -43,7 +43,16 @@ struct World {
     thread: JoinHandle<()>,
 }
 
+/// What is sent goes to the channel.
 fn start() -> World {
+    start_with(|sent| {
+        Box::new(move |path, payload, _keepalive| {
+            let _ = sent.send((path, payload.to_vec()));
+        })
+    })
+}
+
+fn start_with(transmit: impl FnOnce(mpsc::Sender<(Endpoints, Vec<u8>)>) -> Transmit) -> World {
     let random = OsRandom::new().unwrap();
     let (wire, driver_side) = driver::wire_channel();
     let panics = Arc::new(AtomicBool::new(false));
@@ -58,9 +67,7 @@ fn start() -> World {
     );
     let (handle, inbox) = handle::channel();
     let (send, sent) = mpsc::channel();
-    let transmit = Box::new(move |path: Endpoints, payload: &[u8], _keepalive: bool| {
-        let _ = send.send((path, payload.to_vec()));
-    });
+    let transmit = transmit(send);
     let thread =
         driver::spawn(gateway, Clock::start(), random, inbox, driver_side, transmit, 0).unwrap();
     World { handle, wire, panics, sent, thread }
@@ -103,19 +110,85 @@ async fn an_always_on_tunnel_calls_its_peer() {
 }
 
 #[tokio::test]
-async fn a_panic_is_counted_and_everything_else_goes_on() {
+async fn a_panic_is_counted_answered_and_everything_else_goes_on() {
     let world = start();
     world.panics.store(true, Ordering::SeqCst);
-    // What panics gets no outcome, but the driver lives.
-    let lost =
-        tokio::time::timeout(Duration::from_millis(500), world.handle.act(apply(&["a"]))).await;
-    assert!(lost.is_err(), "{lost:?}");
+    let lost = tokio::time::timeout(Duration::from_secs(20), world.handle.act(apply(&["a"]))).await;
+    let said = matches!(&lost, Ok(Ok(Outcome::Failed { code, .. })) if code == "internal-error");
+    assert!(said, "{lost:?}");
     assert_eq!(world.handle.status().await.unwrap().internal_errors, 1);
     let target = Target { tunnel: "nowhere".into(), child: None };
     let answer = world.handle.act(Command::Up(target)).await.unwrap();
     assert!(matches!(answer, Outcome::Failed { code, .. } if code == "unknown-tunnel"));
     drop(world.handle);
     world.thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_on_the_way_out_ends_one_datagram() {
+    let sending = Arc::new(AtomicBool::new(true));
+    let broken = Arc::clone(&sending);
+    let world = start_with(move |sent| {
+        Box::new(move |path, payload, _| {
+            assert!(!broken.swap(false, Ordering::SeqCst), "planted");
+            let _ = sent.send((path, payload.to_vec()));
+        })
+    });
+    assert!(matches!(world.handle.act(apply(&["a"])).await, Ok(Outcome::Done(_))));
+    // The first message is lost like one on the wire; IKE sends it again.
+    let again = tokio::task::spawn_blocking(move || {
+        world.sent.recv_timeout(Duration::from_secs(20)).unwrap()
+    });
+    let (_, payload) = again.await.unwrap();
+    assert_eq!(payload.get(18), Some(&34));
+    assert!(!sending.load(Ordering::SeqCst));
+    assert_eq!(world.handle.status().await.unwrap().internal_errors, 1);
+}
+
+/// Any number of questions does not keep a peer's datagram waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_questions_do_not_keep_peers_waiting() {
+    let world = start();
+    // The more tunnels there are, the more each answer costs the thread that serves the peers.
+    let names: Vec<String> = (0..200).map(|number| format!("t{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert!(matches!(world.handle.act(apply(&names)).await, Ok(Outcome::Done(_))));
+    let stop = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..64)
+        .map(|_| {
+            let (handle, stop) = (world.handle.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut asked = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    assert!(handle.status().await.is_ok());
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    let path = Endpoints {
+        local: "127.0.0.1:500".parse().unwrap(),
+        remote: "192.0.2.77:500".parse().unwrap(),
+    };
+    for number in 1..=10 {
+        assert!(world.wire.deliver(Datagram { path, payload: vec![0; 40] }));
+        let counted = async {
+            loop {
+                let status = world.handle.status().await.unwrap().status;
+                if status.ike_dropped.iter().map(|(_, count)| count).sum::<u64>() >= number {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), counted).await.unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut asked = 0;
+    for one in asking {
+        asked += one.await.unwrap();
+    }
+    assert!(asked > 500, "{asked} questions are no flood");
 }
 
 #[tokio::test]
@@ -193,7 +266,26 @@ async fn a_flood_of_first_requests_takes_no_room_from_others() {
     assert!((1000..10_000).contains(&taken), "{taken} may wait");
     assert!(!deliver(header(0, 34)));
     assert!(deliver(header(1, 35)), "whoever has got further finds room");
-    let mut long = header(0, 34);
-    long.resize(60_000, 0);
-    assert!(deliver(long), "what is no ordinary request does not wait among many");
+}
+
+#[tokio::test]
+async fn long_first_requests_take_no_room_from_others_and_not_much_memory() {
+    let path = Endpoints {
+        local: "127.0.0.1:500".parse().unwrap(),
+        remote: "192.0.2.2:500".parse().unwrap(),
+    };
+    for length in [1000, 4000, 4096, 4097, 60_000] {
+        let world = start();
+        let deliver = |payload: Vec<u8>| world.wire.deliver(Datagram { path, payload });
+        let mut first = vec![7; length];
+        first.splice(8..20, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 34, 0x08]);
+        let taken = (0..10_000).filter(|_| deliver(first.clone())).count();
+        assert_eq!(taken > 0, length <= 4096, "of {length} octets {taken} wait");
+        assert!(taken * length <= 8 << 20, "of {length} octets {taken} wait");
+        let mut auth = first;
+        auth.splice(15..19, [1, 0, 0x20, 35]);
+        assert!(deliver(auth.clone()), "whoever has got further finds room");
+        let taken = (0..10_000).filter(|_| deliver(auth.clone())).count();
+        assert!(taken * length <= 8 << 20, "of {length} octets {taken} wait");
+    }
 }

@@ -53,6 +53,7 @@ mod tests {
                 child: None,
                 kind: "failed",
                 code: None,
+                stranger: false,
                 message: String::new(),
             });
         }

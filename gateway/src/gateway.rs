@@ -303,12 +303,30 @@ impl Gateway {
         code: Option<String>,
         message: String,
     ) {
+        let event = self.record(now, tunnel, child, kind, code, message);
+        self.tell(event);
+    }
+
+    /// An event that was not told yet.
+    pub(crate) fn record(
+        &self,
+        now: Instant,
+        tunnel: Option<TunnelId>,
+        child: Option<ChildId>,
+        kind: &'static str,
+        code: Option<String>,
+        message: String,
+    ) -> EventRecord {
         let known = tunnel.and_then(|id| self.tunnels.get(&id));
         let child = child
             .and_then(|child| known.and_then(|tunnel| tunnel.child(child)))
             .map(|child| child.spec.name.clone());
         let tunnel = known.map(|tunnel| tunnel.spec.name.clone());
-        let event = EventRecord { sequence: 0, at: now, tunnel, child, kind, code, message };
+        EventRecord { sequence: 0, at: now, tunnel, child, kind, code, stranger: false, message }
+    }
+
+    /// Keeps an event and tells the driver.
+    pub(crate) fn tell(&mut self, event: EventRecord) {
         let event = self.events.push(event);
         self.emit(Output::Event(event));
     }

@@ -13,7 +13,7 @@ use crate::{
     counters::Totals,
     gateway::Gateway,
     narrowing,
-    read_model::LastError,
+    read_model::{EventRecord, LastError},
     spec::TunnelMode,
     translate,
     tunnel::{Cause, Child, Lives, Peer, Phase, Tunnel, Will},
@@ -43,7 +43,9 @@ impl Gateway {
         }
         if !is_wanted_end(&event) {
             let (kind, code, message) = crate::describe::describe(&event);
-            self.note_tunnel(now, about.0, about.1, kind, code, message);
+            let stranger = matches!(event, Event::Failed { stranger: true, .. });
+            let record = self.record(now, about.0, about.1, kind, code, message);
+            self.tell(EventRecord { stranger, ..record });
         }
         if let Some(tunnel) = about.0 {
             self.touched.insert(tunnel);

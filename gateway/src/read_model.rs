@@ -177,6 +177,8 @@ pub struct EventRecord {
     pub kind: &'static str,
     /// A stable failure code, if it is a failure.
     pub code: Option<String>,
+    /// Anybody can cause it at will: it has to take no room from others.
+    pub stranger: bool,
     /// For people.
     pub message: String,
 }

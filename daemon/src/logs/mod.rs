@@ -18,6 +18,7 @@ use std::{
 use tracing::{Level, Metadata};
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
+pub(crate) use self::throttle::Held;
 use self::{queue::Queue, throttle::Throttle};
 
 /// What others log about carrying management's requests; `POSTERN_LOG` may name them to hear it.
@@ -149,4 +150,11 @@ pub(crate) fn gave_up(what: fmt::Arguments<'_>) {
     if let Some(held) = GIVEN_UP.admit(Instant::now()) {
         tracing::error!("{what}{held}");
     }
+}
+
+/// Whether an event that a stranger caused may be logged, and how many were not: they come at will,
+/// and `postern events` keeps the newest.
+pub(crate) fn of_strangers() -> Option<Held> {
+    static STRANGERS: Throttle = Throttle::new();
+    STRANGERS.admit(Instant::now())
 }

@@ -22,8 +22,8 @@ struct Allowance {
 }
 
 /// How many lines were held back before this one.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Held(u64);
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held(u64);
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 
 use std::{io, net::IpAddr};
 
-use gateway::command::Command;
+use gateway::command::{Command, Outcome};
 use rtnetlink::{
     Handle as Netlink, MulticastGroup, new_multicast_connection,
     packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
@@ -52,9 +52,12 @@ impl AddressWatch {
             }
         };
         if addresses != self.last {
-            self.last.clone_from(&addresses);
-            // A daemon that is stopping needs to know no more.
-            let _ = self.handle.act(Command::LocalAddresses(addresses)).await;
+            let told = self.handle.act(Command::LocalAddresses(addresses.clone())).await;
+            // What was given up is told again with the next change; a daemon that is stopping
+            // needs to know no more.
+            if matches!(told, Ok(Outcome::Done(_))) {
+                self.last = addresses;
+            }
         }
     }
 
@@ -116,7 +119,7 @@ mod tests {
             panic!("nothing was told")
         };
         assert!(all.contains(&IpAddr::from([127, 0, 0, 1])), "{all:?}");
-        reply.send(gateway::command::Outcome::Done(String::new())).unwrap();
+        reply.send(Outcome::Done(String::new())).unwrap();
         // The same addresses are not told again.
         let mut watch = telling.await.unwrap();
         watch.tell().await;

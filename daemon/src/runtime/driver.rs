@@ -11,7 +11,7 @@
 //! with what everybody else has.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -31,23 +31,24 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     clock::{self, Clock},
+    events::Kept,
     handle::{Ask, Inbox, Snapshot, TimedEvent},
+    lane::{Lane, LaneEnd, lane},
     requests::{self, Completion},
     workers::{Done, Workers},
 };
+use crate::logs::{self, Held};
 
-/// Datagrams that may wait; what comes beyond is dropped, as a full socket buffer would.
-const DATAGRAMS: usize = 1024;
+/// Datagrams that may wait, and their octets; what comes beyond is dropped, as a full socket buffer
+/// would.
+const DATAGRAMS: (usize, usize) = (1024, 4 << 20);
 /// The same for first requests, which anybody can send in any number: a flood of them takes no
 /// room from those who have got further, and waits out a moment in which this thread does not run.
-const FIRST_REQUESTS: usize = 4096;
-/// The longest datagram that waits among the first requests; ordinary ones have some hundred
-/// octets.
+const FIRST_REQUESTS: (usize, usize) = (4096, 4 << 20);
+/// The longest first request that is taken; ordinary ones have some hundred octets.
 const FIRST_REQUEST_LEN: usize = 4096;
-/// Datagrams of one kind handled before timers and management get their turn again.
-const DATAGRAM_BURST: usize = 64;
-/// Events kept for readers.
-const EVENTS: usize = 1000;
+/// Datagrams of one kind, or answers, handled before timers and management get their turn again.
+const BURST: usize = 64;
 
 /// A datagram from an IKE port, without non-ESP marker.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ pub type Transmit = Box<dyn FnMut(Endpoints, &[u8], bool) + Send>;
 /// The ends that the wire side holds: where datagrams go in, and the waker of the backend.
 #[derive(Clone, Debug)]
 pub struct WireSide {
-    datagrams: mpsc::Sender<Datagram>,
-    first_requests: mpsc::Sender<Datagram>,
+    datagrams: Lane,
+    first_requests: Lane,
     /// Wakes the loop for `Input::Wake`.
     pub wake: Arc<Notify>,
 }
@@ -74,20 +75,18 @@ impl WireSide {
     /// Hands a datagram to the gateway; false when there is no room for it. Never waits.
     #[must_use]
     pub fn deliver(&self, datagram: Datagram) -> bool {
-        let queue = if is_first_request(&datagram.payload) {
-            &self.first_requests
+        if is_first_request(&datagram.payload) {
+            datagram.payload.len() <= FIRST_REQUEST_LEN && self.first_requests.offer(datagram)
         } else {
-            &self.datagrams
-        };
-        queue.try_send(datagram).is_ok()
+            self.datagrams.offer(datagram)
+        }
     }
 }
 
 /// Whether this looks like an IKE_SA_INIT request: responder's SPI zero, exchange type 34, no
-/// response flag (RFC 7296 §3.1).
+/// response flag (RFC 7296 §3.1). Its length says nothing: a stranger chooses it.
 fn is_first_request(message: &[u8]) -> bool {
-    message.len() <= FIRST_REQUEST_LEN
-        && message.get(8..16) == Some(&[0; 8])
+    message.get(8..16) == Some(&[0; 8])
         && message.get(18) == Some(&34)
         && message.get(19).is_some_and(|flags| flags & 0x20 == 0)
 }
@@ -95,16 +94,16 @@ fn is_first_request(message: &[u8]) -> bool {
 /// The driver's ends of the same.
 #[derive(Debug)]
 pub struct DriverSide {
-    datagrams: mpsc::Receiver<Datagram>,
-    first_requests: mpsc::Receiver<Datagram>,
+    datagrams: LaneEnd,
+    first_requests: LaneEnd,
     wake: Arc<Notify>,
 }
 
 /// The two ends of the way between the wire and the driver.
 #[must_use]
 pub fn wire_channel() -> (WireSide, DriverSide) {
-    let (datagrams, known) = mpsc::channel(DATAGRAMS);
-    let (first_requests, unknown) = mpsc::channel(FIRST_REQUESTS);
+    let (datagrams, known) = lane(DATAGRAMS.0, DATAGRAMS.1);
+    let (first_requests, unknown) = lane(FIRST_REQUESTS.0, FIRST_REQUESTS.1);
     let wake = Arc::new(Notify::new());
     let driver = DriverSide { datagrams: known, first_requests: unknown, wake: Arc::clone(&wake) };
     (WireSide { datagrams, first_requests, wake }, driver)
@@ -141,7 +140,7 @@ pub fn spawn(
         mark,
         commands: HashMap::new(),
         next_command: 0,
-        events: VecDeque::with_capacity(EVENTS),
+        events: Kept::default(),
         tell: inbox.events,
         internal_errors: 0,
         applied: false,
@@ -163,7 +162,7 @@ struct Driver {
     mark: u32,
     commands: HashMap<CommandId, oneshot::Sender<Outcome>>,
     next_command: u64,
-    events: VecDeque<TimedEvent>,
+    events: Kept,
     tell: tokio::sync::broadcast::Sender<TimedEvent>,
     internal_errors: u64,
     /// Whether there is a configuration: until then datagrams wait, because every peer would be
@@ -186,7 +185,10 @@ impl Driver {
             tokio::select! {
                 biased;
                 ask = asks.recv() => match ask {
-                    Some(ask) => self.answer(ask),
+                    Some(ask) => {
+                        self.answer(ask);
+                        self.catch_up(&mut completed, &mut wire);
+                    }
                     None => return,
                 },
                 Some((ticket, result)) = completed.recv() => {
@@ -194,14 +196,36 @@ impl Driver {
                 }
                 () = wire.wake.notified() => self.handle(Input::Wake),
                 () = tokio::time::sleep_until(deadline) => self.handle(Input::Wake),
-                datagram = wire.datagrams.recv(), if wire_open && self.applied => match datagram {
-                    Some(datagram) => self.take(&datagram, &mut wire),
+                datagram = wire.datagrams.next(), if wire_open && self.applied => match datagram {
+                    Some(datagram) => {
+                        self.datagram(&datagram);
+                        self.burst(&mut wire);
+                    }
                     None => wire_open = false,
                 },
-                Some(datagram) = wire.first_requests.recv(), if self.applied => {
-                    self.take(&datagram, &mut wire);
+                Some(datagram) = wire.first_requests.next(), if self.applied => {
+                    self.datagram(&datagram);
+                    self.burst(&mut wire);
                 }
             }
+        }
+    }
+
+    /// Management comes first, but never twice in a row: whatever else waits gets its turn
+    /// between two questions, so that no number of them holds up a peer.
+    fn catch_up(
+        &mut self,
+        completed: &mut mpsc::UnboundedReceiver<Completion>,
+        wire: &mut DriverSide,
+    ) {
+        for _ in 0..BURST {
+            let Ok((ticket, result)) = completed.try_recv() else { break };
+            self.handle(Input::Completion { ticket, result });
+        }
+        // Timers and the backend.
+        self.handle(Input::Wake);
+        if self.applied {
+            self.burst(wire);
         }
     }
 
@@ -213,14 +237,19 @@ impl Driver {
 
     /// A burst of datagrams, so that a flood costs one round of the loop for many. Both kinds get
     /// their turn, whichever of them is the flood.
-    fn take(&mut self, first: &Datagram, wire: &mut DriverSide) {
-        self.handle(Input::Datagram { path: first.path, payload: &first.payload });
-        for more in [&mut wire.datagrams, &mut wire.first_requests] {
-            for _ in 0..DATAGRAM_BURST {
-                let Ok(next) = more.try_recv() else { break };
-                self.handle(Input::Datagram { path: next.path, payload: &next.payload });
-            }
+    fn burst(&mut self, wire: &mut DriverSide) {
+        for _ in 0..BURST {
+            let Some(next) = wire.datagrams.try_next() else { break };
+            self.datagram(&next);
         }
+        for _ in 0..BURST {
+            let Some(next) = wire.first_requests.try_next() else { break };
+            self.datagram(&next);
+        }
+    }
+
+    fn datagram(&mut self, datagram: &Datagram) {
+        self.handle(Input::Datagram { path: datagram.path, payload: &datagram.payload });
     }
 
     fn answer(&mut self, ask: Ask) {
@@ -233,8 +262,7 @@ impl Driver {
                 let _ = reply.send(Snapshot { status, now, internal_errors: self.internal_errors });
             }
             Ask::Events(since, reply) => {
-                let newer = |event: &&TimedEvent| event.record.sequence > since;
-                let _ = reply.send(self.events.iter().filter(newer).cloned().collect());
+                let _ = reply.send(self.events.since(since));
             }
             Ask::Act(command, reply) => {
                 self.next_command += 1;
@@ -249,13 +277,16 @@ impl Driver {
         }
     }
 
+    /// Handles an input and does what comes of it. A command that is given up is answered: nobody
+    /// waits for what cannot come.
     fn handle(&mut self, input: Input<'_>) {
-        let what = match &input {
-            Input::Datagram { path, .. } => format!("a datagram from {}", path.remote),
-            Input::Command { id, .. } => format!("command {}", id.0),
-            Input::Completion { .. } => "an answer".to_owned(),
-            Input::Wake => "a timer".to_owned(),
+        let (what, command) = match &input {
+            Input::Datagram { path, .. } => (format!("a datagram from {}", path.remote), None),
+            Input::Command { id, .. } => (format!("command {}", id.0), Some(*id)),
+            Input::Completion { .. } => ("an answer".to_owned(), None),
+            Input::Wake => ("a timer".to_owned(), None),
         };
+        let failures = self.internal_errors;
         let now = self.clock.now();
         let gateway = &mut self.gateway;
         if catch_unwind(AssertUnwindSafe(|| gateway.handle(now, input))).is_err() {
@@ -263,17 +294,30 @@ impl Driver {
         }
         loop {
             let gateway = &mut self.gateway;
-            match catch_unwind(AssertUnwindSafe(|| gateway.poll_output())) {
-                Ok(Some(output)) => self.act_on(output),
-                Ok(None) => return,
-                Err(_) => return self.failed(&format!("{what} was answered")),
+            let output = match catch_unwind(AssertUnwindSafe(|| gateway.poll_output())) {
+                Ok(Some(output)) => output,
+                Ok(None) => break,
+                Err(_) => {
+                    self.failed(&format!("{what} was answered"));
+                    break;
+                }
+            };
+            if catch_unwind(AssertUnwindSafe(|| self.act_on(output))).is_err() {
+                self.failed(&format!("what comes of {what} was done"));
             }
+        }
+        if self.internal_errors > failures
+            && let Some(reply) = command.and_then(|id| self.commands.remove(&id))
+        {
+            let code = FailureCode::Internal.as_str().to_owned();
+            let message = "it was given up because of an internal error; see the log".to_owned();
+            let _ = reply.send(Outcome::Failed { code, message });
         }
     }
 
     fn failed(&mut self, while_what: &str) {
         self.internal_errors += 1;
-        crate::logs::gave_up(format_args!(
+        logs::gave_up(format_args!(
             "an internal error while {while_what}; it was given up, everything else goes on"
         ));
     }
@@ -295,10 +339,7 @@ impl Driver {
             Output::Event(record) => {
                 log(&record);
                 let event = TimedEvent { unix_ms: clock::unix_ms(), record };
-                if self.events.len() >= EVENTS {
-                    self.events.pop_front();
-                }
-                self.events.push_back(event.clone());
+                self.events.push(event.clone());
                 // Nobody may be following.
                 let _ = self.tell.send(event);
             }
@@ -306,8 +347,10 @@ impl Driver {
     }
 }
 
-/// Events are what operators read in the log too.
+/// Events are what operators read in the log too; of those that strangers cause, some.
 fn log(record: &gateway::read_model::EventRecord) {
+    let held = if record.stranger { logs::of_strangers() } else { Some(Held::default()) };
+    let Some(held) = held else { return };
     let target = match (&record.tunnel, &record.child) {
         (Some(tunnel), Some(child)) => format!("{tunnel}/{child}: "),
         (Some(tunnel), None) => format!("{tunnel}: "),
@@ -315,10 +358,10 @@ fn log(record: &gateway::read_model::EventRecord) {
     };
     match &record.code {
         Some(code) if was_asked_for(code) => {
-            tracing::info!("{target}{} ({code}): {}", record.kind, record.message);
+            tracing::info!("{target}{} ({code}): {}{held}", record.kind, record.message);
         }
-        Some(code) => tracing::warn!("{target}{} ({code}): {}", record.kind, record.message),
-        None => tracing::info!("{target}{}: {}", record.kind, record.message),
+        Some(code) => tracing::warn!("{target}{} ({code}): {}{held}", record.kind, record.message),
+        None => tracing::info!("{target}{}: {}{held}", record.kind, record.message),
     }
 }
 
@@ -371,6 +414,7 @@ mod tests {
                     child: None,
                     kind,
                     code: code.map(str::to_owned),
+                    stranger: false,
                     message: "x".into(),
                 });
             }

@@ -3,6 +3,8 @@
 pub mod addresses;
 pub mod clock;
 pub mod driver;
+mod events;
 pub mod handle;
+mod lane;
 mod requests;
 mod workers;

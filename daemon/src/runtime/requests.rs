@@ -11,12 +11,14 @@ use gateway::{
     output::{RequestKind, Ticket},
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::workers::{Job, Workers};
 
 /// A resolver may take this long.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(15);
+/// Names that are resolved at once, each on a thread of the system's resolver.
+static LOOKUPS: Semaphore = Semaphore::const_new(32);
 /// What to do about a name without addresses.
 const CHECK_NAMES: &str =
     "; check the name, and that a name server can be reached outside of the tunnel";
@@ -58,14 +60,15 @@ pub(super) fn start(
 }
 
 async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
-    let lookup = tokio::net::lookup_host((host, 0));
-    let found = match tokio::time::timeout(RESOLVE_PATIENCE, lookup).await {
-        Err(_) => return Err(format!("{host} is not resolved in time{CHECK_NAMES}")),
-        Ok(Err(error)) => return Err(format!("{host} does not resolve{CHECK_NAMES} ({error})")),
-        Ok(Ok(found)) => found,
+    let name = host.to_owned();
+    let lookup = async move { tokio::net::lookup_host((name, 0)).await.map(Vec::from_iter) };
+    let found = match in_time(&LOOKUPS, RESOLVE_PATIENCE, lookup).await {
+        None => return Err(format!("{host} is not resolved in time{CHECK_NAMES}")),
+        Some(Err(error)) => return Err(format!("{host} does not resolve{CHECK_NAMES} ({error})")),
+        Some(Ok(found)) => found,
     };
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in found.map(|socket| socket.ip()) {
+    for address in found.into_iter().map(|socket| socket.ip()) {
         if !addresses.contains(&address) && addresses.len() < MAX_ADDRESSES {
             addresses.push(address);
         }
@@ -75,6 +78,25 @@ async fn resolve(host: &str) -> Result<Vec<IpAddr>, String> {
     } else {
         Ok(addresses)
     }
+}
+
+/// What `work` comes to within `patience`, its wait for a place among the others included. What has
+/// begun cannot be stopped: it keeps its place until it is over.
+async fn in_time<T: Send + 'static>(
+    places: &'static Semaphore,
+    patience: Duration,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let in_turn = async {
+        let place = places.acquire().await.ok()?;
+        let work = tokio::spawn(async move {
+            let done = work.await;
+            drop(place);
+            done
+        });
+        work.await.ok()
+    };
+    tokio::time::timeout(patience, in_turn).await.ok().flatten()
 }
 
 /// The address the kernel would send from: connecting a datagram socket asks the routes and
@@ -100,7 +122,15 @@ fn source_address(remote: IpAddr, mark: u32) -> Result<IpAddr, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{
+        net::Ipv4Addr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -119,5 +149,25 @@ mod tests {
         let why = resolve("does-not-exist.invalid").await.unwrap_err();
         assert!(why.starts_with("does-not-exist.invalid "), "{why}");
         assert!(why.contains("; check the name"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_gets_no_more_work() {
+        static PLACES: Semaphore = Semaphore::const_new(2);
+        let (begun, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let hang = || {
+            let (begun, over) = (Arc::clone(&begun), Arc::clone(&over));
+            async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                over.notified().await;
+            }
+        };
+        for _ in 0..5 {
+            assert_eq!(in_time(&PLACES, Duration::from_millis(20), hang()).await, None);
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 2, "the others waited for a place");
+        over.notify_waiters();
+        let next = in_time(&PLACES, Duration::from_secs(60), async { 7 });
+        assert_eq!(next.await, Some(7));
     }
 }

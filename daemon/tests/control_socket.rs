@@ -7,6 +7,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use api::postern::v1::{
@@ -14,7 +15,7 @@ use api::postern::v1::{
     control_client::ControlClient,
 };
 use daemon::{
-    config,
+    config::{self, OnStop},
     control::{
         grpc::{self, NodeStatus, Service},
         reload::{Reloader, Settings},
@@ -51,6 +52,7 @@ struct World {
     stop: Option<oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<()>>,
     inbox: Inbox,
+    reloader: Arc<Reloader>,
 }
 
 impl World {
@@ -63,9 +65,10 @@ impl World {
         let (handle, inbox) = handle::channel();
         let settings = Settings::of(&config);
         let reloader = Reloader::new(folder.join("config.toml"), handle.clone(), settings);
+        let reloader = Arc::new(reloader);
         let service = Service::new(
             handle,
-            Arc::new(reloader),
+            Arc::clone(&reloader),
             Arc::new(|| NodeStatus {
                 no_sa: 7,
                 panics: 2,
@@ -81,7 +84,7 @@ impl World {
             let stopped = async { stopped.await.unwrap_or_default() };
             grpc::serve(service, listener, stopped).await.unwrap();
         });
-        Self { folder, stop: Some(stop), server: Some(server), inbox }
+        Self { folder, stop: Some(stop), server: Some(server), inbox, reloader }
     }
 
     async fn client(&self) -> ControlClient<Channel> {
@@ -271,6 +274,7 @@ fn event(sequence: u64) -> TimedEvent {
             child: None,
             kind: "failed",
             code: Some("peer-unreachable".into()),
+            stranger: false,
             message: "no answer".into(),
         },
     }
@@ -331,6 +335,30 @@ async fn a_reload_is_all_or_nothing() {
     assert!(matches!(command, Command::Apply { connections, .. } if connections.len() == 1));
     let reply = asking.await.unwrap();
     assert_eq!((reply.applied, &*reply.message), (true, "1 tunnel"));
+}
+
+#[tokio::test]
+async fn a_reload_whose_caller_goes_away_is_brought_to_its_end() {
+    let mut world = World::start("gone");
+    let text = TUNNEL.replace("name =", "on_stop = \"open\"\nname =");
+    std::fs::write(world.folder.join("config.toml"), text).unwrap();
+    let mut client = world.client().await;
+    let asking = tokio::spawn(async move { client.reload(ReloadRequest {}).await });
+    let Some(Ask::Act(Command::Apply { .. }, mut reply)) = world.inbox.asks.recv().await else {
+        panic!("nothing was applied")
+    };
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    // The server notices; the tunnels are changed by now, and the settings have to follow.
+    let given_up = tokio::time::timeout(Duration::from_millis(300), reply.closed()).await;
+    assert!(given_up.is_err(), "nobody waits for the outcome");
+    reply.send(Outcome::Done("1 tunnel".into())).unwrap();
+    let changed = async {
+        while world.reloader.settings().on_stop != OnStop::Open {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), changed).await.unwrap();
 }
 
 #[tokio::test]

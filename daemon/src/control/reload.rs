@@ -82,11 +82,19 @@ impl Reloader {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Applies the file.
+    /// Applies the file. What was begun is brought to its end also when nobody waits for it any
+    /// more: the tunnels and the settings are of one file.
     ///
     /// # Errors
     /// Why nothing changed, for people.
-    pub async fn reload(&self) -> Result<String, String> {
+    pub async fn reload(self: &Arc<Self>) -> Result<String, String> {
+        let this = Arc::clone(self);
+        let reloading = tokio::spawn(async move { this.reload_in_turn().await });
+        let failed = |_| Err("reloading failed with an internal error; see the log".to_owned());
+        reloading.await.unwrap_or_else(failed)
+    }
+
+    async fn reload_in_turn(&self) -> Result<String, String> {
         let _turn = self.turn.lock().await;
         let path = self.path.clone();
         let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;

@@ -105,8 +105,12 @@ impl Postern {
 
     /// The same, with `file` as its standard error in place of the log.
     pub fn spawn_telling(&self, file: &Path) -> Outcome {
-        let line = format!("exec \"$0\" \"$@\" 2<>'{}'", file.display());
-        self.spawn_by(&["sh", "-c", &line])
+        self.spawn_after(&format!("exec 2<>'{}'", file.display()))
+    }
+
+    /// The same, by a shell that runs `line` and becomes the daemon.
+    pub fn spawn_after(&self, line: &str) -> Outcome {
+        self.spawn_by(&["sh", "-c", &format!("{line}\nexec \"$0\" \"$@\"")])
     }
 
     /// Starts the daemon by a program that becomes it.

@@ -160,6 +160,28 @@ fn a_hangup_signal_reloads() -> Outcome {
     })
 }
 
+/// A signal that comes while the daemon starts is not lost, and ends nothing half way: from the
+/// moment on in which it has its lock.
+#[test]
+fn a_signal_while_it_starts_does_not_end_it() -> Outcome {
+    Lab::run(Turn::Shared, Wire::Direct, |lab| {
+        let ours = tunnel(lab, Starter::Us, Family::V4, Family::V4);
+        let us = lab.postern(Side::Left, &[ours], &defaults())?;
+        us.stop()?;
+        let lock = lab.folder(Side::Left)?.join("state/posternd.lock");
+        std::fs::remove_file(&lock)?;
+        us.spawn_after(&format!(
+            "(until [ -e '{}' ]; do :; done; kill -HUP $$) &",
+            lock.display()
+        ))?;
+        wait::until("the reload that was asked for", UP, || {
+            us.must_run()?;
+            let log = us.log();
+            if log.contains("reloaded: ") { Ok(()) } else { Err(Failure::new(log)) }
+        })
+    })
+}
+
 /// Standard error that takes nothing costs the log, and no more: tunnels come up, carry traffic and
 /// are told goodbye, and commands are answered.
 fn without_a_log(lab: &Lab, pair: &Pair, flow: &mut Flow, file: &Path) -> Outcome {

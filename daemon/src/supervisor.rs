@@ -29,7 +29,7 @@ use sa_store::live::LiveTable;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
+    sync::{Notify, oneshot},
 };
 
 use crate::{
@@ -53,7 +53,7 @@ const GOODBYE: Duration = Duration::from_secs(8);
 /// How long open connections of management may last when the daemon stops.
 const HANG_UP: Duration = Duration::from_secs(2);
 
-/// Why the daemon could not start; each says what to do.
+/// Why the daemon could not start, or go on; each says what to do.
 #[derive(Debug)]
 pub(crate) enum StartError {
     /// Another daemon runs.
@@ -70,6 +70,8 @@ pub(crate) enum StartError {
     System(&'static str, io::Error),
     /// There is no randomness.
     Random,
+    /// The gateway ended by itself.
+    Broken,
 }
 
 impl fmt::Display for StartError {
@@ -94,6 +96,9 @@ impl fmt::Display for StartError {
             Self::Apply(error) => write!(f, "the tunnels cannot be applied: {error}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
             Self::Random => f.write_str("the operating system gives no randomness"),
+            Self::Broken => f.write_str(
+                "the gateway ended with an internal error; protected destinations stay blocked",
+            ),
         }
     }
 }
@@ -103,25 +108,30 @@ impl std::error::Error for StartError {}
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
-/// It could not start.
+/// It could not start, or its gateway ended: then it has to be started again.
 pub(crate) fn run(path: PathBuf, config: Config) -> Result<(), StartError> {
-    let state_dir = config.gateway.state_dir.clone();
-    let lock = take_lock(&state_dir)?;
-    let control_path = config.gateway.control.clone();
-    let socket = ControlSocket::bind(&control_path)
-        .map_err(|error| StartError::Control(control_path, error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("management")
         .enable_all()
         .build()
         .map_err(|error| StartError::System("there are no threads", error))?;
+    // Before anything is touched: a signal ends nothing half way.
+    let signals = runtime
+        .block_on(async { Signals::new() })
+        .map_err(|error| StartError::System("signals cannot be received", error))?;
+    let state_dir = config.gateway.state_dir.clone();
+    let lock = take_lock(&state_dir)?;
+    let control_path = config.gateway.control.clone();
+    let socket = ControlSocket::bind(&control_path)
+        .map_err(|error| StartError::Control(control_path, error))?;
     let settings = Settings::of(&config);
     let engine = Engine::start(&config.inline)?;
     let Engine { handle, inline, overload, thread } = engine;
     let steering = steering(&config.inline.interface);
     let reloader = Arc::new(Reloader::new(path, handle.clone(), settings));
-    let served = runtime.block_on(serve(config, handle, (&inline, &overload), &reloader, &socket));
+    let around = Around { inline: &inline, overload: &overload, socket: &socket };
+    let served = runtime.block_on(serve(config, handle, &around, &reloader, signals));
     // Tasks that still hold a way to the driver end with their runtime, and then the driver does.
     runtime.shutdown_timeout(HANG_UP);
     let on_stop = reloader.settings().on_stop;
@@ -130,9 +140,8 @@ pub(crate) fn run(path: PathBuf, config: Config) -> Result<(), StartError> {
         tracing::error!("the gateway ended with an internal error");
     }
     drop(socket);
-    let stopped = served?;
+    served?;
     if on_stop == OnStop::Open
-        && stopped == Stopped::Cleanly
         && let Err(error) = fastpath::release(&steering)
     {
         tracing::error!("not everything could be removed: {error}; run posternd --release");
@@ -205,7 +214,8 @@ impl Engine {
         let inline = backend.handle();
         let randomness =
             Randomness { ike: Box::new(random), spis: Box::new(random), jitter: Box::new(random) };
-        let gateway = GatewayConfig { engines, ..GatewayConfig::default() };
+        // Readers get events from the driver, which keeps them.
+        let gateway = GatewayConfig { engines, events: 1, ..GatewayConfig::default() };
         let mut places = Registry::new(vec![Box::new(backend)]);
         let wake = Arc::clone(&wire.wake);
         places.set_waker(Arc::new(move || wake.notify_one()));
@@ -246,24 +256,24 @@ fn transmit(inline: &InlineHandle) -> Transmit {
     })
 }
 
-/// How serving ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stopped {
-    /// The peers were told.
-    Cleanly,
-    /// The gateway is gone.
-    Broken,
+/// What serving is about beside the gateway.
+struct Around<'a> {
+    inline: &'a InlineHandle,
+    overload: &'a Arc<AtomicU64>,
+    socket: &'a ControlSocket,
 }
 
+/// Serves until told to stop; the peers know then.
+///
+/// # Errors
+/// It could not start, or the gateway ended.
 async fn serve(
     config: Config,
     handle: Handle,
-    (inline, overload): (&InlineHandle, &Arc<AtomicU64>),
+    around: &Around<'_>,
     reloader: &Arc<Reloader>,
-    socket: &ControlSocket,
-) -> Result<Stopped, StartError> {
-    let mut signals =
-        Signals::new().map_err(|error| StartError::System("signals cannot be received", error))?;
+    mut signals: Signals,
+) -> Result<(), StartError> {
     let mut watch = addresses::watch(handle.clone())
         .map_err(|error| StartError::System("addresses cannot be watched", error))?;
     watch.tell().await;
@@ -272,14 +282,14 @@ async fn serve(
     let apply = Command::Apply { origin: Origin::File, connections: config.connections };
     let applied = tokio::select! {
         applied = handle.act(apply) => applied,
-        () = signals.stop() => return Ok(Stopped::Cleanly),
+        () = signals.stop() => return Ok(()),
     };
     match applied {
         Ok(Outcome::Done(message)) => tracing::info!("{message}"),
         Ok(Outcome::Failed { message, .. }) => return Err(StartError::Apply(message)),
-        Err(_) => return Err(StartError::Apply("the gateway ended".into())),
+        Err(_) => return Err(StartError::Broken),
     }
-    let (inline, overload) = (inline.clone(), Arc::clone(overload));
+    let (inline, overload) = (around.inline.clone(), Arc::clone(around.overload));
     let service = Service::new(
         handle.clone(),
         Arc::clone(reloader),
@@ -305,7 +315,8 @@ async fn serve(
             }
         }),
     );
-    let listener = socket
+    let listener = around
+        .socket
         .listener()
         .map_err(|error| StartError::System("the control socket cannot be shared", error))?;
     let (hang_up, hung_up) = oneshot::channel::<()>();
@@ -320,7 +331,7 @@ async fn serve(
     notify(&[NotifyState::Stopping]);
     drop(hang_up);
     let _ = tokio::time::timeout(HANG_UP, server).await;
-    Ok(stopped)
+    stopped
 }
 
 /// Tells systemd, if it wants to know.
@@ -346,26 +357,22 @@ impl Signals {
     }
 
     /// Reloads when told so, and says goodbye to the peers when told to stop.
-    async fn obey(&mut self, handle: &Handle, reloader: &Reloader) -> Stopped {
+    ///
+    /// # Errors
+    /// The gateway ended.
+    async fn obey(&mut self, handle: &Handle, reloader: &Arc<Reloader>) -> Result<(), StartError> {
+        // Beside everything else: neither a slow disk nor an error in it holds up a stop. What
+        // comes while it reloads makes it reload once more.
+        let wanted = Arc::new(Notify::new());
+        let reloads = tokio::spawn(reload_when(Arc::clone(&wanted), Arc::clone(reloader)));
         loop {
             tokio::select! {
-                Some(()) = self.hangup.recv() => {
-                    if let Ok(reloading) = NotifyState::monotonic_usec_now() {
-                        notify(&[NotifyState::Reloading, reloading]);
-                    }
-                    match reloader.reload().await {
-                        Ok(message) => tracing::info!("reloaded: {message}"),
-                        Err(message) => tracing::error!("nothing was changed: {message}"),
-                    }
-                    notify(&[NotifyState::Ready]);
-                }
+                Some(()) = self.hangup.recv() => wanted.notify_one(),
                 () = stop(&mut self.terminate, &mut self.interrupt) => break,
-                () = handle.gone() => {
-                    tracing::error!("the gateway ended; protected destinations stay blocked");
-                    return Stopped::Broken;
-                }
+                () = handle.gone() => return Err(StartError::Broken),
             }
         }
+        reloads.abort();
         tracing::info!("stopping: the peers are told");
         let goodbye = handle.act(Command::Shutdown);
         tokio::select! {
@@ -377,7 +384,7 @@ impl Signals {
             // Whoever asks twice does not want to wait.
             () = self.stop() => {}
         }
-        Stopped::Cleanly
+        Ok(())
     }
 
     /// Resolves when the daemon is told to stop.
@@ -386,9 +393,73 @@ impl Signals {
     }
 }
 
+/// Reloads each time it is wanted.
+async fn reload_when(wanted: Arc<Notify>, reloader: Arc<Reloader>) {
+    loop {
+        wanted.notified().await;
+        if let Ok(reloading) = NotifyState::monotonic_usec_now() {
+            notify(&[NotifyState::Reloading, reloading]);
+        }
+        match reloader.reload().await {
+            Ok(message) => tracing::info!("reloaded: {message}"),
+            Err(message) => tracing::error!("nothing was changed: {message}"),
+        }
+        notify(&[NotifyState::Ready]);
+    }
+}
+
 async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rustix::process::{Signal as Which, getpid, kill_process};
+
+    use super::*;
+    use crate::{
+        config::{self, Context, NoFiles},
+        runtime::handle::{Ask, Inbox},
+    };
+
+    fn world(name: &str) -> (Handle, Inbox, Arc<Reloader>, PathBuf) {
+        let file = std::env::temp_dir().join(format!("pt-{}-{name}.toml", std::process::id()));
+        std::fs::write(&file, "").unwrap();
+        let context =
+            Context { file: "x", folder: Path::new("/"), exposed: None, secrets: &NoFiles };
+        let config = config::parse("", &context).unwrap();
+        let (handle, inbox) = handle::channel();
+        let reloader = Reloader::new(file.clone(), handle.clone(), Settings::of(&config));
+        (handle, inbox, Arc::new(reloader), file)
+    }
+
+    /// Signals go to the whole process: one test at a time.
+    #[tokio::test]
+    async fn a_reload_that_hangs_holds_up_no_stop_and_a_gateway_that_ends_is_a_failure() {
+        let (handle, mut inbox, reloader, file) = world("hangs");
+        let mut signals = Signals::new().unwrap();
+        let obeying = tokio::spawn(async move { signals.obey(&handle, &reloader).await });
+        kill_process(getpid(), Which::HUP).unwrap();
+        let Some(Ask::Act(Command::Apply { .. }, never)) = inbox.asks.recv().await else {
+            panic!("nothing is reloaded")
+        };
+        kill_process(getpid(), Which::TERM).unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(20), inbox.asks.recv()).await;
+        let Ok(Some(Ask::Act(Command::Shutdown, reply))) = told else { panic!("{told:?}") };
+        reply.send(Outcome::Done(String::new())).unwrap();
+        assert!(obeying.await.unwrap().is_ok());
+        drop(never);
+        std::fs::remove_file(file).unwrap();
+
+        let (handle, inbox, reloader, file) = world("ends");
+        drop(inbox);
+        let ended = Signals::new().unwrap().obey(&handle, &reloader).await;
+        assert!(matches!(ended, Err(StartError::Broken)), "{ended:?}");
+        std::fs::remove_file(file).unwrap();
     }
 }

@@ -199,6 +199,12 @@ fn bad_files_and_what_is_said() {
             "use IPv4 on both sides or IPv6 on both sides",
         ),
         (
+            tunnel("local = { address = [\"192.0.2.1\", \"any\"] }"),
+            "`any` beside others says nothing",
+            "4:35",
+            "leave it out, or leave out the others",
+        ),
+        (
             tunnel("local = { id = \"\" }"),
             "`` is no identity: the identity is empty or does not fit its type",
             "4:16",
@@ -290,7 +296,7 @@ fn bad_files_and_what_is_said() {
         ),
         (
             child(
-                "[tunnels.a.children.again]\nlocal = [\"10.1.2.0/24\"]\nremote = [\"10.2.0.0/16\"]",
+                "[tunnels.a.children.again]\nlocal = [\"10.1.0.0/16\"]\nremote = [\"10.2.0.0/16\"]",
             ),
             "`a/net` already protects everything that `a/again` would",
             "8:21",
@@ -596,6 +602,79 @@ warning: `z/net` and `a/net` overlap
     let passive = &config.connections[1];
     assert_eq!((passive.rekey, passive.dpd), (None, None));
     assert!(passive.children[0].proposals.iter().all(|p| p.esn == [Esn::No]));
+}
+
+/// A default tunnel and a branch: the narrower network gets its packets in whatever order they
+/// stand, and `check` says so.
+#[test]
+fn a_branch_stands_beside_a_tunnel_for_everything() {
+    let tunnel = |name: &str, address: u8, remote: &str| {
+        format!(
+            "[tunnels.{name}]\nremote = {{ address = \"192.0.2.{address}\" }}\n\
+             auth = {{ psk = \"x\" }}\n[tunnels.{name}.children.net]\n\
+             local = [\"10.1.0.0/16\"]\nremote = [\"{remote}\"]\n"
+        )
+    };
+    let (hub, branch) = (tunnel("hub", 2, "0.0.0.0/0"), tunnel("branch", 3, "10.2.0.0/16"));
+    for text in [format!("{hub}{branch}"), format!("{branch}{hub}")] {
+        let config = parse(&text).unwrap_or_else(|report| panic!("{report}"));
+        let [said] = config.warnings.diagnostics() else { panic!("{}", config.warnings) };
+        assert_eq!(said.help, "packets that match both take `branch/net`");
+    }
+}
+
+/// Nothing but who it says it is tells one peer from another that may call from anywhere.
+#[test]
+fn tunnels_that_a_caller_cannot_be_told_apart_by() {
+    let tunnel = |name: &str, number: u8, ends: &str, psk: &str| {
+        format!(
+            "[tunnels.{name}]\n{ends}\nauth = {{ psk = \"{psk}\" }}\n\
+             [tunnels.{name}.children.net]\nlocal = [\"10.1.0.0/16\"]\n\
+             remote = [\"10.{number}.0.0/16\"]\n"
+        )
+    };
+    // The ends of both, whether their keys differ, and what is said: nothing, a warning, an error.
+    let passive = |address: &str, more: &str| {
+        format!("mode = \"passive\"\nremote = {{ address = {address}{more} }}")
+    };
+    let any = passive("\"any\"", "");
+    let host = |name: &str| format!("remote = {{ address = \"{name}.example\" }}");
+    let with_id = |id: &str| passive("\"any\"", &format!(", id = \"{id}\""));
+    let from = |local: &str| format!("{any}\nlocal = {{ {local} }}");
+    let (chacha, one) = ("chacha20poly1305-prfsha256-x25519", "address = \"192.0.2.1\"");
+    for (first, second, other_key, said) in [
+        (any.clone(), any.clone(), true, 2),
+        (any.clone(), any.clone(), false, 0),
+        (with_id("a.example"), with_id("A.Example"), true, 2),
+        (with_id("a.example"), with_id("b.example"), true, 0),
+        (any.clone(), with_id("b.example"), true, 0),
+        (with_id("*.example"), with_id("*.example"), true, 2),
+        (host("a"), host("b"), true, 1),
+        (host("a"), any.clone(), true, 2),
+        (any.clone(), host("b"), true, 1),
+        (passive("\"192.0.2.0/24\"", ""), passive("\"192.0.2.0/24\"", ""), true, 2),
+        (passive("\"192.0.2.0/24\"", ""), passive("\"192.0.2.0/25\"", ""), true, 0),
+        (any.clone(), passive("[\"any\", \"192.0.2.9\"]", ""), true, 0),
+        (from(one), from(one), true, 2),
+        (from(one), from("address = \"192.0.2.7\""), true, 0),
+        (any.clone(), from(one), true, 0),
+        (any.clone(), from("id = \"here.example\""), true, 0),
+        (any.clone(), format!("{any}\nike = {{ proposals = [\"{chacha}\"] }}"), true, 0),
+    ] {
+        let text = tunnel("a", 2, &first, "x")
+            + &tunnel("b", 3, &second, if other_key { "y" } else { "x" });
+        let found = match parse(&text) {
+            Ok(config) => config.warnings.diagnostics().len(),
+            Err(report) => {
+                let message = &report.diagnostics()[0].message;
+                let want =
+                    "a peer that calls cannot be told to be `b`, not `a`, which has another key";
+                assert_eq!((report.diagnostics().len(), &**message), (1, want), "{text}");
+                2
+            }
+        };
+        assert_eq!(found, said, "{text}");
+    }
 }
 
 #[test]

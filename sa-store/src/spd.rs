@@ -48,6 +48,22 @@ impl SpdEntry {
 /// How wide a selector is: bits of its address range, then protocol, then ports.
 type Width = (u32, bool, u16);
 
+/// Where policies for two networks stand among all: the narrower ones first, in which the remote
+/// side counts before the local one. Equal ranks keep the order in which they were given.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank {
+    remote: Width,
+    local: Width,
+}
+
+impl Rank {
+    /// The rank of the packets between two selectors.
+    #[must_use]
+    pub fn of(local: &TrafficSelector, remote: &TrafficSelector) -> Self {
+        Self { remote: width(remote), local: width(local) }
+    }
+}
+
 /// The policies in the order in which they count: the first that matches.
 ///
 /// Specific policies stand before wide ones; where both are equally wide, the order in which they

@@ -19,6 +19,13 @@ pub(super) fn local(
     let mut addresses = Vec::new();
     for text in raw.address.iter().flat_map(|list| &list.value) {
         if matches!(text.value, "any" | "%any") {
+            if raw.address.iter().any(|list| list.value.len() > 1) {
+                findings.error(
+                    text.span.clone(),
+                    format!("`{}` beside others says nothing", shown(text.value)),
+                    "leave it out, or leave out the others",
+                );
+            }
             continue;
         }
         match text.value.parse::<IpAddr>() {

@@ -4,6 +4,7 @@
 //! before a whole file was understood.
 
 mod bypass;
+mod callers;
 mod diagnostic;
 mod end;
 mod lifetime;

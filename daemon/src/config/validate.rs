@@ -10,7 +10,7 @@ use ike::config::{AuthMethod, EncapPolicy};
 use sa_store::{Esn, OffloadIntent, PortRange, TrafficSelector};
 
 use super::{
-    Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces, bypass,
+    Config, Context, GatewayConfig, InlineConfig, OnStop, Report, Traces, bypass, callers,
     diagnostic::Findings,
     end, lifetime, mask, overlap, proposal,
     schema::{
@@ -40,6 +40,7 @@ pub(super) fn validate(
     if connections.len() == raw.tunnels.len() {
         check_overlaps(raw, &connections, findings);
         bypass::check_across(raw, &connections, findings);
+        check_callers(raw, &connections, findings);
     }
     Some(Config { gateway: gateway?, inline: inline?, connections, warnings: Report::default() })
 }
@@ -565,17 +566,44 @@ fn check_overlaps(raw: &RawConfig<'_>, connections: &[ConnectionSpec], findings:
         else {
             continue;
         };
-        match kind {
-            overlap::Overlap::Shadowed => findings.error(
-                span.clone(),
-                format!("`{first}` already protects everything that `{second}` would"),
-                "give them different networks, or remove one",
-            ),
-            overlap::Overlap::Partial => findings.warning(
-                span.clone(),
-                format!("`{first}` and `{second}` overlap"),
-                format!("packets that match both take `{first}`"),
-            ),
+        let takes = |who: &str| format!("packets that match both take `{who}`");
+        let help = match kind {
+            overlap::Overlap::Shadowed => {
+                findings.error(
+                    span.clone(),
+                    format!("`{first}` already protects everything that `{second}` would"),
+                    "give them different networks, or remove one",
+                );
+                continue;
+            }
+            overlap::Overlap::Earlier => takes(first),
+            overlap::Overlap::Later => takes(second),
+            overlap::Overlap::Mixed => {
+                "packets that match both take the one with the narrower network".to_owned()
+            }
+        };
+        findings.warning(span.clone(), format!("`{first}` and `{second}` overlap"), help);
+    }
+}
+
+/// A passive tunnel comes up by its peer's call alone; for one that calls itself, the peer's calls
+/// are lost.
+fn check_callers(raw: &RawConfig<'_>, connections: &[ConnectionSpec], findings: &mut Findings) {
+    for (first, second) in callers::indistinct(connections) {
+        let (Some(first), Some(second), Some(raw)) =
+            (connections.get(first), connections.get(second), raw.tunnels.get(second))
+        else {
+            continue;
+        };
+        let message = format!(
+            "a peer that calls cannot be told to be `{}`, not `{}`, which has another key",
+            second.name, first.name
+        );
+        let (span, help) = (raw.name.span.clone(), "give each of them a remote.id of its own");
+        if second.mode == TunnelMode::Passive {
+            findings.error(span, message, help);
+        } else {
+            findings.warning(span, message, help);
         }
     }
 }

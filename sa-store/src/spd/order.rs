@@ -14,7 +14,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{SpdAction, SpdEntry, by_width};
+use super::{Rank, SpdAction, SpdEntry, by_width};
 use crate::{ChildId, TrafficSelector};
 
 /// Policies at most that stand in front of bypasses because of other children. Only networks and
@@ -33,16 +33,16 @@ pub(super) fn in_order(entries: Vec<SpdEntry>) -> Vec<SpdEntry> {
         match entry.action {
             SpdAction::Bypass { child } => bypasses.entry(child).or_default().push(entry),
             SpdAction::Protect { .. } => {
-                for (remote_width, remote) in by_width(&entry.remote) {
-                    for (local_width, local) in by_width(&entry.local) {
-                        let part = SpdEntry { local, remote: remote.clone(), ..entry };
-                        protects.push(((remote_width, local_width), part));
+                for (remote, remotes) in by_width(&entry.remote) {
+                    for (local, locals) in by_width(&entry.local) {
+                        let part = SpdEntry { local: locals, remote: remotes.clone(), ..entry };
+                        protects.push((Rank { remote, local }, part));
                     }
                 }
             }
         }
     }
-    protects.sort_by_key(|(width, _)| *width);
+    protects.sort_by_key(|(rank, _)| *rank);
     let protects: Vec<SpdEntry> = protects.into_iter().map(|(_, entry)| entry).collect();
     if bypasses.is_empty() {
         return protects;

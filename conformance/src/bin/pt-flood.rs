@@ -1,7 +1,8 @@
-//! Sends forged datagrams at a gateway: `pt-flood KIND TARGET COUNT RATE`.
+//! Sends forged datagrams at a gateway: `pt-flood KIND TARGET COUNT RATE [LENGTH]`.
 //!
 //! `init` sends well-formed IKE_SA_INIT requests (RFC 7296 §1.2), each with another SPI, nonce
-//! and key share, from many addresses in 198.18.0.0/15, which have to be local where it runs.
+//! and key share, from many addresses in 198.18.0.0/15, which have to be local where it runs. A
+//! vendor ID (§3.12) makes them as long as wanted.
 //! `noise` sends octets without meaning to both IKE ports of the target: random ones, cut and
 //! changed IKE messages, and ESP for SAs that do not exist.
 
@@ -54,13 +55,19 @@ fn main() -> ExitCode {
 
 fn run() -> Outcome<u64> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [kind, target, count, rate] = arguments.as_slice() else {
-        return Err(Failure::new("four arguments are needed"));
+    let (kind, target, count, rate, length) = match arguments.as_slice() {
+        [kind, target, count, rate] => (kind, target, count, rate, None),
+        [kind, target, count, rate, length] => (kind, target, count, rate, Some(length)),
+        _ => return Err(Failure::new("four or five arguments are needed")),
     };
     let bad = |text: &String| Failure::new(format!("`{text}` is not what was expected"));
     let target: IpAddr = target.parse().map_err(|_| bad(target))?;
     let count: u64 = count.parse().map_err(|_| bad(count))?;
     let rate: u64 = rate.parse().map_err(|_| bad(rate))?;
+    let length: usize = match length {
+        Some(length) => length.parse().map_err(|_| bad(length))?,
+        None => 0,
+    };
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let sockets = match kind.as_str() {
         "init" => (0..SOURCES)
@@ -76,8 +83,11 @@ fn run() -> Outcome<u64> {
     let mut sent = 0;
     for number in 0..count {
         let Some(socket) = sockets.get((number % sockets.len() as u64) as usize) else { break };
-        let (port, datagram) =
-            if kind == "init" { (500, ike_sa_init(&mut noise)) } else { nonsense(&mut noise) };
+        let (port, datagram) = if kind == "init" {
+            (500, ike_sa_init(&mut noise, length))
+        } else {
+            nonsense(&mut noise)
+        };
         if number == 1000 {
             println!("begun");
             std::io::stdout().flush()?;
@@ -96,8 +106,9 @@ fn run() -> Outcome<u64> {
     Ok(sent)
 }
 
-/// A request for AES-GCM-256, HMAC-SHA-256 and x25519, as a real initiator would write it.
-fn ike_sa_init(noise: &mut Noise) -> Vec<u8> {
+/// A request for AES-GCM-256, HMAC-SHA-256 and x25519, as a real initiator would write it, of
+/// `length` octets if that is more.
+fn ike_sa_init(noise: &mut Noise, length: usize) -> Vec<u8> {
     let transforms: [&[u8]; 3] = [
         &[3, 0, 0, 12, 1, 0, 0, 20, 0x80, 14, 1, 0],
         &[3, 0, 0, 8, 2, 0, 0, 5],
@@ -109,9 +120,14 @@ fn ike_sa_init(noise: &mut Noise) -> Vec<u8> {
     let mut key_share = vec![0, 31, 0, 0];
     key_share.extend(noise.octets(32));
     let nonce = noise.octets(32);
+    let short = 28 + 12 + proposal.len() + key_share.len() + nonce.len();
+    let vendor = length.checked_sub(short + 4).map(|length| noise.octets(length));
+    let behind_nonce = if vendor.is_some() { 43 } else { 0 };
     let mut body = Vec::new();
-    for (next, content) in [(34, &proposal), (40, &key_share), (0, &nonce)] {
-        body.extend_from_slice(&[next, 0, 0, (4 + content.len()) as u8]);
+    let payloads = [(34, &proposal), (40, &key_share), (behind_nonce, &nonce)];
+    for (next, content) in payloads.into_iter().chain(vendor.as_ref().map(|vendor| (0, vendor))) {
+        body.extend_from_slice(&[next, 0]);
+        body.extend_from_slice(&((4 + content.len()) as u16).to_be_bytes());
         body.extend_from_slice(content);
     }
     let mut message = noise.octets(8);
@@ -129,12 +145,12 @@ fn nonsense(noise: &mut Noise) -> (u16, Vec<u8>) {
     match pick % 4 {
         0 => (if pick & 16 == 0 { 500 } else { 4500 }, noise.octets(length)),
         1 => {
-            let mut cut = ike_sa_init(noise);
+            let mut cut = ike_sa_init(noise, 0);
             cut.truncate(length % (cut.len() + 1));
             (500, cut)
         }
         2 => {
-            let mut changed = ike_sa_init(noise);
+            let mut changed = ike_sa_init(noise, 0);
             let at = (noise.next() as usize) % changed.len();
             if let Some(octet) = changed.get_mut(at) {
                 *octet ^= (pick >> 8) as u8;

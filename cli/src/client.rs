@@ -52,13 +52,16 @@ fn no_daemon(socket: &str, error: &(dyn Error + 'static)) -> Failure {
     Failure::Wrong(format!("the socket {socket} {what}"))
 }
 
+/// It hangs, or has more to do than it should.
+pub(crate) fn too_late() -> Failure {
+    Failure::Wrong("the daemon does not answer in time; see its log".into())
+}
+
 /// What a refused call means.
 pub(crate) fn refused(status: &Status) -> Failure {
     match status.code() {
         Code::NotFound | Code::FailedPrecondition => Failure::No(status.message().to_owned()),
-        Code::DeadlineExceeded | Code::Cancelled => {
-            Failure::Wrong("the daemon does not answer in time; see its log".into())
-        }
+        Code::DeadlineExceeded | Code::Cancelled => too_late(),
         Code::Unimplemented => {
             Failure::Wrong("the daemon is older than this command and cannot do that".into())
         }

@@ -92,6 +92,12 @@ async fn status(
     Ok(reply.into_inner())
 }
 
+/// How wide the terminal is that standard output goes to, if it is one.
+fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 /// A reader that has gone away (`| head -1`) hides no answer: the exit status is still owed.
 fn heard(written: io::Result<()>) -> Result<(), Failure> {
     match written.map_err(Failure::from) {
@@ -115,7 +121,7 @@ async fn sa(client: &mut ControlClient<Channel>, tunnel: &str, json: bool) -> Re
         }
         let rates = rates.as_ref().map(|(before, span)| (before, *span));
         let style = Style::of_terminal(io::stdout().is_terminal());
-        render::status(&now, rates, style)
+        render::status(&now, rates, style, columns())
     };
     let mut out = io::stdout().lock();
     heard(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
@@ -172,17 +178,24 @@ async fn events(
     follow: bool,
     json: bool,
 ) -> Result<(), Failure> {
-    let request = Request::new(EventsRequest { follow, since: 0 });
-    let reply = client.events(request).await.map_err(|status| refused(&status))?;
+    let request = EventsRequest { follow, since: 0 };
+    let reply = in_time(client.events(request)).await?.map_err(|status| refused(&status))?;
     let mut stream = reply.into_inner();
     let mut kept: Vec<Event> = Vec::new();
     let style = Style::of_terminal(io::stdout().is_terminal());
+    let mut gaps = Gaps::new();
     loop {
-        let event = match stream.message().await {
+        // What is to happen may take any time; what has happened is there.
+        let next = if follow { stream.message().await } else { in_time(stream.message()).await? };
+        let event = match next {
             Ok(Some(event)) => event,
             Ok(None) => break,
             Err(status) => return Err(refused(&status)),
         };
+        if let Some(missed) = gaps.before(&event).filter(|_| follow && !json) {
+            // Said beside the events; without standard error, the numbers in JSON still tell.
+            let _ = writeln!(io::stderr(), "postern: {missed} events are missing here");
+        }
         let mut out = io::stdout().lock();
         if !json {
             out.write_all(render::event(&event, style).as_bytes())?;
@@ -207,6 +220,33 @@ async fn events(
     Ok(())
 }
 
+/// Waits no longer than a daemon that works may take.
+async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(PATIENCE, answer).await.map_err(|_| client::too_late())
+}
+
+/// Finds events that were dropped on their way to who follows them. Of those from before, only some
+/// are kept, and nothing is missing.
+struct Gaps {
+    since_ms: i64,
+    last: u64,
+}
+
+impl Gaps {
+    fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let since_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+        Self { since_ms, last: 0 }
+    }
+
+    /// How many are missing before this one.
+    fn before(&mut self, event: &Event) -> Option<u64> {
+        let last = std::mem::replace(&mut self.last, event.sequence);
+        let missed = event.sequence.saturating_sub(last.saturating_add(1));
+        (last > 0 && missed > 0 && event.unix_ms >= self.since_ms).then_some(missed)
+    }
+}
+
 async fn reload(client: &mut ControlClient<Channel>) -> Result<(), Failure> {
     let reply = client.reload(patient(ReloadRequest {}, RELOAD_PATIENCE)).await;
     let reply = reply.map_err(|status| refused(&status))?.into_inner();
@@ -222,4 +262,20 @@ async fn reload(client: &mut ControlClient<Channel>) -> Result<(), Failure> {
 
 fn no_json(error: &serde_json::Error) -> Failure {
     Failure::Wrong(format!("the answer does not fit into JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_happened_while_it_was_followed_can_be_missing() {
+        let mut gaps = Gaps { since_ms: 1000, last: 0 };
+        let told: Vec<_> = [(7, 10), (9, 10), (20, 999), (22, 1000), (23, 1000), (30, 1001)]
+            .map(|(sequence, unix_ms)| {
+                gaps.before(&Event { sequence, unix_ms, ..Event::default() })
+            })
+            .into();
+        assert_eq!(told, [None, None, None, Some(1), None, Some(6)]);
+    }
 }

@@ -48,12 +48,14 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// The status of a gateway. With an earlier look and the time since, there are rates.
+/// The status of a gateway. With an earlier look and the time since, there are rates. Where the
+/// line of a child does not fit into `columns`, it becomes two.
 #[must_use]
 pub fn status(
     now: &GetStatusResponse,
     before: Option<(&GetStatusResponse, Duration)>,
     style: Style,
+    columns: Option<usize>,
 ) -> String {
     let mut out = String::new();
     let up = now.tunnels.iter().filter(|t| t.state == "established").count();
@@ -81,7 +83,7 @@ pub fn status(
     tunnels.sort_by_key(|tunnel| severity(tunnel));
     for tunnel in tunnels {
         out.push('\n');
-        show_tunnel(&mut out, tunnel, earlier.as_ref(), style);
+        show_tunnel(&mut out, tunnel, earlier.as_ref(), style, columns);
     }
     out
 }
@@ -109,6 +111,7 @@ fn show_tunnel(
     tunnel: &Tunnel,
     earlier: Option<&(Counters<'_>, Duration)>,
     style: Style,
+    columns: Option<usize>,
 ) {
     let tone = match (&*tunnel.state, &*tunnel.mode) {
         ("established", _) => Tone::Good,
@@ -147,14 +150,20 @@ fn show_tunnel(
             child_row(child, before)
         })
         .collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    let cells = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |cell: usize| {
+        rows.iter().filter_map(|row| row.get(cell)).map(|text| text.chars().count()).max()
     };
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..cells).map(|cell| width(cell).unwrap_or(0)).collect();
+    let whole: usize = widths.iter().map(|width| width + 2).sum();
+    let breaks = columns.is_some_and(|columns| whole > columns);
     for (row, child) in rows.iter().zip(&tunnel.children) {
         let mut line = String::from(" ");
         for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            if index == BEHIND_NETWORKS && breaks {
+                let _ = write!(out, "{}\n   ", line.trim_end());
+                line = String::from(" ");
+            }
             let padded = format!("{cell:<width$}");
             let tone = match (&*child.state, index) {
                 ("installed", 1) => Some(Tone::Good),
@@ -210,6 +219,9 @@ fn ike_line(sa: &IkeSa) -> String {
     }
     line
 }
+
+/// The cell of a child's row before which a line may be broken.
+const BEHIND_NETWORKS: usize = 3;
 
 /// Name, state, networks, path, traffic in and out, what comes next.
 fn child_row(child: &Child, before: Option<((u64, u64), Duration)>) -> Vec<String> {

@@ -181,6 +181,30 @@ fn answers_have_their_exit_status() {
     }
 }
 
+/// A daemon that hangs has its socket, takes connections and says nothing.
+#[test]
+fn a_daemon_that_hangs_is_no_answer() {
+    let folder = std::env::temp_dir().join(format!("pt-{}-cli-hangs", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("control.sock");
+    let _listener = StdListener::bind(&socket).unwrap();
+    let asking: Vec<_> = [&["events"][..], &["events", "--follow"], &["sa"]]
+        .into_iter()
+        .map(|words| {
+            let mut command = postern();
+            command.env("POSTERN_SOCKET", &socket).args(words);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            (words, command.spawn().unwrap())
+        })
+        .collect();
+    for (words, asked) in asking {
+        let said = asked.wait_with_output().unwrap();
+        assert_eq!(said.status.code(), Some(2), "{words:?}: {said:?}");
+        assert!(text(&said.stderr).contains("does not answer in time"), "{words:?}: {said:?}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn a_reader_that_goes_away_does_not_hide_the_answer() {
     let daemon = Daemon::start("pipe");

@@ -128,7 +128,7 @@ fn json_is_the_documented_document() {
 fn what_the_operator_should_change_stands_above_the_tunnels() {
     let mut status = status(vec![up()]);
     status.warnings = vec!["forwarding is off: sysctl -w x=1\u{1b}".into()];
-    let text = render::status(&status, None, Style::Plain);
+    let text = render::status(&status, None, Style::Plain, None);
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("site-a: 1 of 1 tunnel up"));
     assert_eq!(lines.next(), Some("warning: forwarding is off: sysctl -w x=1\u{fffd}"));
@@ -171,7 +171,8 @@ fn people_see_problems_first_and_no_escape_of_a_peer() {
     let mut before = status(vec![busy.clone(), down()]);
     before.tunnels[0].children[1].bytes_in -= 3 << 20;
     let now = status(vec![busy, down()]);
-    let shown = render::status(&now, Some((&before, Duration::from_millis(1500))), Style::Plain);
+    let rates = Some((&before, Duration::from_millis(1500)));
+    let shown = render::status(&now, rates, Style::Plain, None);
     assert_eq!(
         shown,
         "\
@@ -188,7 +189,7 @@ site-b  established  192.0.2.1 (a.example) <-> 192.0.2.2 (b.example)  always-on
   voice-and-more  rekeying   10.1.0.0/16 <-> 10.2.0.0/16  inline in UDP  aes256gcm16-esn  in 5.0 GiB 2.0 MiB/s  out 1.5 KiB 0 B/s  rekey in 54m25s, 7 replayed, 1 forged
 "
     );
-    let coloured = render::status(&now, None, Style::Colour);
+    let coloured = render::status(&now, None, Style::Colour, None);
     assert!(coloured.contains("\u{1b}[32mestablished\u{1b}[0m"));
     assert!(!coloured.contains("\u{1b}[31mc"), "a peer's identity must not colour");
 }
@@ -200,7 +201,7 @@ fn a_child_that_carries_less_than_it_protects_says_so_and_stands_before_what_is_
     narrowed.children[0].narrowed = "what stays blocked: remote 10.3.0.0/16".into();
     narrowed.children[0].uncovered_remote = vec!["10.3.0.0/16".into()];
     let both = status(vec![up(), narrowed]);
-    let shown = render::status(&both, None, Style::Plain);
+    let shown = render::status(&both, None, Style::Plain, None);
     let (first, second) = (shown.find("site-d").unwrap(), shown.find("site-b").unwrap());
     assert!(first < second, "{shown}");
     assert!(
@@ -215,10 +216,32 @@ fn a_child_that_carries_less_than_it_protects_says_so_and_stands_before_what_is_
 #[test]
 fn a_held_tunnel_says_how_to_lift_it_and_an_empty_gateway_is_no_error() {
     let held = Tunnel { held: true, state: "down".into(), ..down() };
-    let shown = render::status(&status(vec![held]), None, Style::Plain);
+    let shown = render::status(&status(vec![held]), None, Style::Plain, None);
     assert!(shown.contains("site-a: 0 of 1 tunnel up\n"), "{shown}");
     assert!(shown.contains("  held down until `postern up site-c`\n"), "{shown}");
-    assert_eq!(render::status(&status(Vec::new()), None, Style::Plain), "site-a: no tunnels\n");
+    assert_eq!(
+        render::status(&status(Vec::new()), None, Style::Plain, None),
+        "site-a: no tunnels\n"
+    );
+}
+
+#[test]
+fn a_line_that_is_too_long_for_the_terminal_is_broken_behind_the_networks() {
+    let mut long = child();
+    (long.name, long.local) = ("database".into(), vec!["fd00:1234:5678::/48".into()]);
+    let tunnel = Tunnel { children: vec![child(), long], ..up() };
+    let shown =
+        |columns| render::status(&status(vec![tunnel.clone()]), None, Style::Plain, columns);
+    let lines = |text: &str| text.lines().rev().take(4).map(str::to_owned).collect::<Vec<_>>();
+    let broken = shown(Some(80));
+    let [fourth, third, second, first] = &lines(&broken)[..] else { panic!("{broken}") };
+    assert_eq!(first, "  net       installed  10.1.0.0/16 <-> 10.2.0.0/16");
+    assert_eq!(third, "  database  installed  fd00:1234:5678::/48 <-> 10.2.0.0/16");
+    assert_eq!(second, "     inline  aes256gcm16-esn  in 0 B  out 0 B  rekey in 54m25s");
+    assert_eq!(fourth, second);
+    for wide in [None, Some(140)] {
+        assert!(shown(wide).contains("fd00:1234:5678::/48 <-> 10.2.0.0/16  inline"), "{wide:?}");
+    }
 }
 
 #[test]

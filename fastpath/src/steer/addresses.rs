@@ -1,6 +1,6 @@
 //! The addresses of this machine, and the networks that they make reachable.
 
-use std::{io, net::IpAddr};
+use std::{collections::BTreeSet, io, net::IpAddr};
 
 use sa_store::Prefix;
 
@@ -13,6 +13,9 @@ pub(crate) struct LocalAddress {
     pub address: IpAddr,
     /// The network it makes reachable.
     pub network: Prefix,
+    /// Whether it does: an interface that is down keeps its IPv4 addresses, but what goes to
+    /// their networks takes another way then.
+    pub connects: bool,
     /// Whether packets can have it as their source: not while it is looked for duplicates, nor
     /// after one was found (RFC 4862 §5.4).
     pub ready: bool,
@@ -20,6 +23,9 @@ pub(crate) struct LocalAddress {
 
 /// Every address of this machine but 127.0.0.1 and the like, and those of the interface `but`.
 pub(super) fn list(netlink: &mut Netlink, but: u32) -> io::Result<Vec<LocalAddress>> {
+    let interfaces = pnet_datalink::interfaces();
+    let up: BTreeSet<u32> =
+        interfaces.iter().filter(|interface| interface.is_up()).map(|up| up.index).collect();
     let mut all: Vec<LocalAddress> = netlink
         .addresses()?
         .into_iter()
@@ -27,7 +33,8 @@ pub(super) fn list(netlink: &mut Netlink, but: u32) -> io::Result<Vec<LocalAddre
         .filter_map(|found| {
             let (on_link, length) = found.network;
             let network = Prefix::of(on_link, length)?;
-            Some(LocalAddress { address: found.address, network, ready: found.ready })
+            let connects = up.contains(&found.interface);
+            Some(LocalAddress { address: found.address, network, connects, ready: found.ready })
         })
         .collect();
     all.sort_unstable();
@@ -46,6 +53,7 @@ pub(super) const fn is_link_local(address: IpAddr) -> bool {
 pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
     let mut all: Vec<Prefix> = addresses
         .iter()
+        .filter(|own| own.connects)
         .map(|own| own.network)
         .filter(|network| {
             let width = if network.first().is_ipv4() { 32 } else { 128 };

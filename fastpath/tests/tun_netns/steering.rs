@@ -62,6 +62,35 @@ fn everything_means_everything_but_connected_networks() {
     sites.b.release();
 }
 
+/// The network of an interface that is down is not connected: packets to it would leave by the
+/// default route.
+#[test]
+fn everything_means_the_network_of_an_interface_that_is_down_too() {
+    let pairing = Pairing::new(&["10.1.0.0/16"], &["0.0.0.0/0"]);
+    let mut sites = Sites::new();
+    sites.a.gateway.ip("link add second type veth peer name other");
+    sites.a.gateway.ip("link set other up");
+    sites.a.gateway.ip("address add 10.9.0.1/24 dev second");
+    sites.a.gateway.ip("link set second up");
+    sites.up(&pairing, 1);
+    let sealed = |sites: &Sites| sites.a.live.snapshot()[1].counters().packets;
+    sites.a.client.no_ping("10.9.0.2");
+    assert_eq!(sealed(&sites), 0, "a connected network stays clear");
+    sites.a.gateway.ip("link set second down");
+    eventually("packets to the network to be sealed", || {
+        sites.a.client.no_ping("10.9.0.2");
+        sealed(&sites) > 0
+    });
+    sites.a.gateway.ip("link set second up");
+    eventually("packets to the network to stay clear again", || {
+        let before = sealed(&sites);
+        sites.a.client.no_ping("10.9.0.2");
+        sealed(&sites) == before
+    });
+    sites.a.release();
+    sites.b.release();
+}
+
 /// Only the mark of our own packets keeps them from going around in circles here.
 #[test]
 fn everything_means_not_the_way_to_a_peer_behind_a_router() {

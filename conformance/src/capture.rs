@@ -19,6 +19,7 @@ pub struct Capture {
     namespace: String,
     interface: String,
     file: PathBuf,
+    own: Vec<[u8; 6]>,
     tcpdump: Dialogue,
 }
 
@@ -27,6 +28,8 @@ pub struct Capture {
 pub struct Captured {
     /// Namespace and interface.
     pub title: String,
+    /// Ethernet addresses that the gateway sends from through this interface.
+    pub own: Vec<[u8; 6]>,
     /// In the order of arrival.
     pub packets: Vec<Packet>,
 }
@@ -57,14 +60,27 @@ impl Capture {
             &path,
         ]);
         crate::command::require("tcpdump")?;
+        let address = format!("/sys/class/net/{interface}/address");
+        let own = vec![mac(&namespace.must(&["cat", &address])?.stdout)?];
         let tcpdump = Dialogue::start("tcpdump", &argv, true)?;
         tcpdump.hear_about("listening on", Duration::from_secs(10))?;
         Ok(Self {
             namespace: namespace.name().to_owned(),
             interface: interface.to_owned(),
             file: file.to_owned(),
+            own,
             tcpdump,
         })
+    }
+
+    /// The Ethernet addresses that the gateway sends from.
+    pub fn own(&self) -> &[[u8; 6]] {
+        &self.own
+    }
+
+    /// Somebody behind the interface, such as a guest, sends as the gateway too.
+    pub fn add_own(&mut self, mac: [u8; 6]) {
+        self.own.push(mac);
     }
 
     /// Reads what was captured so far, without ending the capture: everything that crossed the
@@ -86,7 +102,7 @@ impl Capture {
                 None => Err(Failure::new(format!("{} octets", bytes.len()))),
             }
         })?;
-        Ok(Captured { title: self.title(), packets: read_pcap(&bytes)? })
+        Ok(Captured { title: self.title(), own: self.own.clone(), packets: read_pcap(&bytes)? })
     }
 
     fn title(&self) -> String {
@@ -130,8 +146,22 @@ impl Captured {
         of_kind.map(|packet| packet.length).sum()
     }
 
+    /// Whether the gateway itself sent this packet, and not somebody on the link.
+    pub fn sent(&self, packet: &Packet) -> bool {
+        self.own.contains(&packet.sender)
+    }
+
     /// The packets that carry these octets in clear.
     pub fn with(&self, needle: &[u8]) -> Vec<&Packet> {
         self.packets.iter().filter(|packet| find(&packet.bytes, needle).is_some()).collect()
     }
+}
+
+/// Reads `52:54:00:70:00:01`.
+fn mac(text: &str) -> Outcome<[u8; 6]> {
+    let octets: Option<Vec<u8>> =
+        text.trim().split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or_else(|| Failure::new(format!("no Ethernet address: `{}`", text.trim())))
 }

@@ -46,7 +46,14 @@ pub struct Guest {
     qemu: RefCell<Process>,
     port: RefCell<BufReader<UnixStream>>,
     folder: PathBuf,
+    number: u32,
     kernel: String,
+}
+
+/// The Ethernet address of an interface of guest `number`.
+fn mac(interface: usize, number: u32) -> [u8; 6] {
+    let [.., high, low] = number.to_be_bytes();
+    [0x52, 0x54, 0x70, u8::try_from(interface).unwrap_or(u8::MAX), high, low]
 }
 
 /// One network interface of a guest: `eth0`, `eth1` and so on in the order given.
@@ -101,8 +108,9 @@ impl Guest {
                 interface.bridge
             ))?;
             add(&format!("-netdev tap,id=net{index},ifname={tap},script=no,downscript=no"));
+            let [a, b, c, d, e, f] = mac(index, number);
             add(&format!(
-                "-device virtio-net-pci,netdev=net{index},mac=52:54:00:70:{index:02x}:{number:02x}"
+                "-device virtio-net-pci,netdev=net{index},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
             ));
         }
         // The kernel's command line is one word to qemu.
@@ -121,6 +129,7 @@ impl Guest {
             qemu: RefCell::new(qemu),
             port: RefCell::new(BufReader::new(stream)),
             folder,
+            number,
             kernel: String::new(),
         };
         let hello = guest.line().map_err(|failure| guest.explain("did not boot", &failure))?;
@@ -180,6 +189,11 @@ impl Guest {
         }
         guest.must(&routes)?;
         Ok(guest)
+    }
+
+    /// The Ethernet address of `eth0` (outside) or `eth1` (inside).
+    pub fn mac(&self, interface: usize) -> [u8; 6] {
+        mac(interface, self.number)
     }
 
     /// The release of its kernel, such as `6.1.0-56-cloud-amd64`.

@@ -9,6 +9,7 @@
 //! nothing is skipped.
 
 pub mod capture;
+pub mod clear;
 pub mod command;
 pub mod course;
 pub mod failure;

@@ -32,6 +32,8 @@ pub enum Kind {
 pub struct Packet {
     /// When, in microseconds since the epoch.
     pub at_us: u64,
+    /// The Ethernet address of who sent it on this link.
+    pub sender: [u8; 6],
     /// What it is.
     pub kind: Kind,
     /// IP source and destination, when it is IP.
@@ -94,7 +96,8 @@ fn classify(at_us: u64, frame: &[u8]) -> Packet {
         0x86dd => ipv6(bytes),
         _ => (None, 0, Kind::Link),
     };
-    Packet { at_us, kind, ends, protocol, length: bytes.len(), bytes: bytes.to_vec() }
+    let sender = frame.get(6..12).and_then(|six| six.try_into().ok()).unwrap_or_default();
+    Packet { at_us, sender, kind, ends, protocol, length: bytes.len(), bytes: bytes.to_vec() }
 }
 
 type Seen = (Option<(IpAddr, IpAddr)>, u8, Kind);

@@ -73,6 +73,15 @@ impl Side {
         }
     }
 
+    /// Its place where both sides stand in order.
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Left => 0,
+            Self::Right => 1,
+        }
+    }
+
     fn number(self) -> u8 {
         match self {
             Self::Left => 1,

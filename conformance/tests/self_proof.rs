@@ -42,6 +42,33 @@ fn a_leak_fails_the_scenario() -> Outcome {
     ensure(said.contains("carried the canary in clear"), || format!("it said: {said}"))
 }
 
+/// What a peer sends in clear is not held against Postern, which drops it; what Postern lets in is,
+/// and so is what it sends.
+#[test]
+fn clear_packets_are_held_against_who_sent_or_took_them() -> Outcome {
+    let judged = |covered: bool, held_back: Side| {
+        let ended = Lab::run(Turn::Shared, Wire::Direct, |lab| {
+            let mut ours = tunnel(lab, Starter::Peer, Family::V4, Family::V4);
+            if !covered {
+                for child in &mut ours.children {
+                    child.remote = vec!["10.99.0.0/16".to_owned()];
+                }
+            }
+            lab.postern(Side::Left, &[ours], &Default::default())?;
+            // One way only.
+            lab.net.hold_back(held_back)?;
+            lab.exchange(Family::V4, 50, 200).map(drop)
+        });
+        ended.err().map(|failure| failure.to_string()).unwrap_or_default()
+    };
+    let said = judged(true, Side::Left);
+    ensure(said.is_empty(), || format!("clear packets of the peer were ours: {said}"))?;
+    let said = judged(false, Side::Left);
+    ensure(said.contains("were let in"), || format!("what was let in was not seen: {said}"))?;
+    let said = judged(false, Side::Right);
+    ensure(said.contains("carried the canary"), || format!("a leak was not seen: {said}"))
+}
+
 /// The counting is exact: what the wire drops is missing, and nothing else.
 #[test]
 fn lost_packets_are_counted() -> Outcome {

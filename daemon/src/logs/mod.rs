@@ -16,7 +16,12 @@ use std::{
 };
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt::{self as subscriber, MakeWriter},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 pub(crate) use self::throttle::Held;
 use self::{queue::Queue, throttle::Throttle};
@@ -37,23 +42,26 @@ pub(crate) fn start() -> io::Result<()> {
     let wanted = std::env::var("POSTERN_LOG").unwrap_or_default();
     let wanted = if wanted.trim().is_empty() { "info" } else { wanted.trim() };
     let quieted = format!("{QUIET},{wanted}");
-    let (filter, refused) = match EnvFilter::try_new(quieted) {
+    let (filter, refused) = match quieted.parse::<Targets>() {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (Targets::new().with_default(LevelFilter::INFO), Some(error)),
     };
     let lines = Lines { queue: Queue::start(io::stderr())?, journal: journal::reads_stderr() };
     let lines = LINES.get_or_init(|| lines);
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let logging = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let logging = subscriber::layer()
         .with_writer(lines)
         .with_ansi(colour)
         .with_target(false)
         // It would tell of them on standard error, and panic where that is broken.
         .log_internal_errors(false);
     // The journal notes the time itself.
-    let started =
-        if lines.journal { logging.without_time().try_init() } else { logging.try_init() };
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = if lines.journal {
+        registry.with(logging.without_time()).try_init()
+    } else {
+        registry.with(logging).try_init()
+    };
     if started.is_err() {
         // Somebody started logging before; theirs holds.
         return Ok(());

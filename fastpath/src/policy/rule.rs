@@ -282,6 +282,33 @@ fn is_everything(selector: &TrafficSelector) -> bool {
     span(selector) == Span::full(selector.is_ipv4())
 }
 
+/// Whether packets of a protocol show ports, or a type in their place (RFC 4301 §4.4.1.1).
+const fn shows_ports(protocol: u8) -> bool {
+    matches!(protocol, 1 | 6 | 17 | 33 | 58 | 132 | 135 | 136)
+}
+
+/// What a packet must show in the place of ports for two selectors; `None` if none can.
+fn shown(protocol: u8, local: PortRange, remote: PortRange) -> Option<(PortRange, PortRange)> {
+    let ranged = |ports: PortRange| !ports.is_any() && ports != PortRange::OPAQUE;
+    let narrow = ranged(local) || ranged(remote);
+    match protocol {
+        // No packet shows some: all of them are opaque.
+        other if other != 0 && !shows_ports(other) => {
+            (!narrow).then_some((PortRange::ANY, PortRange::ANY))
+        }
+        // Both ports are seen, or none is.
+        _ if narrow && [local, remote].contains(&PortRange::OPAQUE) => None,
+        // One number for both sides.
+        1 | 58 | 135 if narrow => {
+            let both = local.intersect(remote)?;
+            // Of mobility headers the type alone, in the high octet.
+            let fits = protocol != 135 || both.start <= both.end & 0xff00;
+            fits.then_some((both, both))
+        }
+        _ => Some((local, remote)),
+    }
+}
+
 fn combine(
     local: &TrafficSelector,
     remote: &TrafficSelector,
@@ -289,87 +316,26 @@ fn combine(
 ) -> impl Iterator<Item = Rule> {
     let (v4, a, b) = (local.is_ipv4(), local.protocol(), remote.protocol());
     let (local_ports, remote_ports) = (local.ports(), remote.ports());
-    let narrow = !(local_ports.is_any() && remote_ports.is_any());
+    // "Any protocol, some ports": the protocols that have ports.
+    let portly = [local, remote]
+        .iter()
+        .any(|ts| ts.protocol() == 0 && !ts.ports().is_any() && ts.ports() != PortRange::OPAQUE);
     let protocols: Vec<u8> = match (a, b) {
-        // "Any protocol, some ports": the protocols that have ports.
-        (0, 0) if narrow => PORT_PROTOCOLS.to_vec(),
-        (0, other) | (other, 0) => vec![other],
+        (0, 0) if portly => PORT_PROTOCOLS.to_vec(),
+        (0, other) | (other, 0) if !portly || PORT_PROTOCOLS.contains(&other) => vec![other],
         (one, other) if one == other => vec![one],
         _ => Vec::new(),
     };
     let (local, remote) = (span(local), span(remote));
-    protocols.into_iter().map(move |protocol| Rule {
-        v4,
-        local,
-        remote,
-        protocol,
-        local_ports,
-        remote_ports,
-        verdict,
+    protocols.into_iter().filter_map(move |protocol| {
+        let (local_ports, remote_ports) = shown(protocol, local_ports, remote_ports)?;
+        Some(Rule { v4, local, remote, protocol, local_ports, remote_ports, verdict })
     })
-}
-
-/// Orders rules of one family into layers: rules of one layer do not overlap, and whatever
-/// matches in an earlier layer counts before a later one, so that "first layer that matches"
-/// gives the same verdict as "first rule that matches". Rules that can never match are left out.
-pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
-    // Overlapping pairs by a sweep along the side that tells rules apart best.
-    let distinct = |key: fn(&Rule) -> u128| {
-        let mut keys: Vec<u128> = rules.iter().map(key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.len()
-    };
-    let by_local = distinct(|rule| rule.local.start) > distinct(|rule| rule.remote.start);
-    let side = |rule: &Rule| if by_local { rule.local } else { rule.remote };
-    let mut order: Vec<usize> = (0..rules.len()).collect();
-    order.sort_by_key(|index| rules.get(*index).map(|rule| side(rule).start));
-    let mut earlier: Vec<Vec<usize>> = vec![Vec::new(); rules.len()];
-    let mut active: Vec<usize> = Vec::new();
-    for index in order {
-        let Some(rule) = rules.get(index) else { continue };
-        active.retain(|other| {
-            rules.get(*other).is_some_and(|other| side(other).end >= side(rule).start)
-        });
-        for other in &active {
-            let (first, second) = (index.min(*other), index.max(*other));
-            if rules.get(*other).is_some_and(|other| other.overlaps(rule))
-                && let Some(list) = earlier.get_mut(second)
-            {
-                list.push(first);
-            }
-        }
-        active.push(index);
-    }
-    let mut layer_of: Vec<Option<usize>> = Vec::with_capacity(rules.len());
-    let mut layers: Vec<Vec<Rule>> = Vec::new();
-    for (rule, earlier) in rules.iter().zip(&earlier) {
-        let hidden =
-            earlier.iter().any(|other| rules.get(*other).is_some_and(|other| other.covers(rule)));
-        if hidden {
-            layer_of.push(None);
-            continue;
-        }
-        let layer = earlier
-            .iter()
-            .filter_map(|other| layer_of.get(*other).copied().flatten())
-            .max()
-            .map_or(0, |below| below + 1);
-        layer_of.push(Some(layer));
-        if layers.len() <= layer {
-            layers.resize_with(layer + 1, Vec::new);
-        }
-        if let Some(list) = layers.get_mut(layer) {
-            list.push(*rule);
-        }
-    }
-    layers
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use sa_store::{DomainId, OffloadIntent};
 
     fn policy(protect: bool, local: &[&str], remote: &[&str]) -> Policy {
@@ -484,58 +450,5 @@ mod tests {
         let spans = vec![span(5, 9), span(0, 1), span(7, 12), span(20, 20), span(6, 7), span(9, 9)];
         assert_eq!(Span::union(spans), [span(0, 1), span(5, 12), span(20, 20)]);
         assert_eq!(Span::union(Vec::new()), []);
-    }
-
-    fn rules() -> impl Strategy<Value = Vec<Rule>> {
-        let span =
-            (0..40_u128, 0..30_u128).prop_map(|(start, len)| Span { start, end: start + len });
-        let protocol = prop_oneof![Just(0_u8), Just(6), Just(17)];
-        let rule = (span.clone(), span, protocol, any::<bool>(), 0..4_u16).prop_map(
-            |(local, remote, protocol, protect, port)| Rule {
-                v4: true,
-                local,
-                remote,
-                protocol,
-                local_ports: PortRange::ANY,
-                remote_ports: if protocol == 0 || port == 0 {
-                    PortRange::ANY
-                } else {
-                    PortRange { start: port, end: port + 1 }
-                },
-                verdict: if protect {
-                    Verdict::Protect(TunnelId(0), ChildId(0))
-                } else {
-                    Verdict::Bypass
-                },
-            },
-        );
-        proptest::collection::vec(rule, 0..25)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
-
-        /// nftables looks through layers, the data plane through rules: both must agree.
-        #[test]
-        fn layers_say_what_the_first_rule_says(rules in rules()) {
-            let layers = in_layers(&rules);
-            for layer in &layers {
-                for (number, one) in layer.iter().enumerate() {
-                    prop_assert!(!layer[number + 1..].iter().any(|other| other.overlaps(one)));
-                }
-            }
-            for (local, remote) in (0..70).step_by(3).flat_map(|l| (0..70).map(move |r| (l, r))) {
-                for (protocol, port) in [(6, 1), (6, 3), (17, 2), (50, 9)] {
-                    let hit = |rule: &&Rule| {
-                        rule.local.contains(local)
-                            && rule.remote.contains(remote)
-                            && rule.matches_upper(protocol, Some((7, port)))
-                    };
-                    let by_rule = rules.iter().find(hit).map(|rule| rule.verdict);
-                    let by_layer = layers.iter().flatten().find(hit).map(|rule| rule.verdict);
-                    prop_assert_eq!(by_rule, by_layer);
-                }
-            }
-        }
     }
 }

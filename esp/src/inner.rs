@@ -98,6 +98,77 @@ impl IpHeader {
     }
 }
 
+/// Where the next layer of a packet starts, as traffic selectors and everybody else see it.
+///
+/// In IPv6 these headers are walked over: hop-by-hop options, routing, destination options and
+/// fragment. AH is not: it is the next layer protocol itself (RFC 4301 §4.4.1.1), and so are
+/// ESP, mobility, HIP and whatever else is no extension header of IPv6 alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NextLayer {
+    /// Its protocol. A later fragment says the one of its datagram in IPv4; in IPv6 what follows
+    /// the fragment header of the first fragment, which may be another extension header.
+    pub protocol: u8,
+    /// Octets before it.
+    pub offset: usize,
+    /// A fragment, first or later.
+    pub fragment: bool,
+    /// A fragment that is not the first: what stands at `offset` is no header.
+    pub later: bool,
+}
+
+impl NextLayer {
+    /// Walks the headers of an IP packet. `None` if it is none, or ends within them.
+    #[must_use]
+    pub fn find(packet: &[u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => Self::find_v4(packet),
+            6 => Self::find_v6(packet),
+            _ => None,
+        }
+    }
+
+    fn find_v4(packet: &[u8]) -> Option<Self> {
+        let fixed: &[u8; 20] = packet.first_chunk()?;
+        let offset = usize::from(fixed[0] & 0xf) * 4;
+        let position = u16::from_be_bytes([fixed[6], fixed[7]]);
+        (offset >= 20 && offset <= packet.len()).then_some(Self {
+            protocol: fixed[9],
+            offset,
+            fragment: position & 0x3fff != 0,
+            later: position & 0x1fff != 0,
+        })
+    }
+
+    fn find_v6(packet: &[u8]) -> Option<Self> {
+        let fixed: &[u8; 40] = packet.first_chunk()?;
+        let mut found = Self { protocol: fixed[6], offset: 40, fragment: false, later: false };
+        for _ in 0..=MAX_EXTENSION_HEADERS {
+            let header = packet.get(found.offset..)?;
+            match found.protocol {
+                // Hop-by-hop options, routing, destination options.
+                0 | 43 | 60 => {
+                    let [following, units] = *header.first_chunk()?;
+                    found.protocol = following;
+                    found.offset += (usize::from(units) + 1) * 8;
+                }
+                // Fragment.
+                44 => {
+                    let fragment: &[u8; 8] = header.first_chunk()?;
+                    found.protocol = fragment[0];
+                    found.offset += 8;
+                    found.fragment = true;
+                    found.later = u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0;
+                    if found.later {
+                        return Some(found);
+                    }
+                }
+                _ => return Some(found),
+            }
+        }
+        None
+    }
+}
+
 /// The fields traffic selectors are about (RFC 4301 §4.4.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
@@ -120,61 +191,21 @@ impl Flow {
     pub fn read(packet: &[u8]) -> Option<Self> {
         let header = IpHeader::read(packet)?;
         let packet = packet.get(..header.total_len)?;
-        match header.version {
-            Version::V4 => Self::read_v4(packet),
-            Version::V6 => Self::read_v6(packet),
-        }
-    }
-
-    fn read_v4(packet: &[u8]) -> Option<Self> {
-        let fixed: &[u8; 20] = packet.first_chunk()?;
-        let header_len = usize::from(fixed[0] & 0xf) * 4;
-        let later_fragment = u16::from_be_bytes([fixed[6], fixed[7]]) & 0x1fff != 0;
-        let protocol = fixed[9];
-        let address = |at: usize| -> Option<IpAddr> {
-            let octets: &[u8; 4] = packet.get(at..)?.first_chunk()?;
-            Some(Ipv4Addr::from(*octets).into())
-        };
-        let upper = if later_fragment { None } else { Some(packet.get(header_len..)?) };
-        Some(Self::new(address(12)?, address(16)?, protocol, upper))
-    }
-
-    fn read_v6(packet: &[u8]) -> Option<Self> {
-        let fixed: &[u8; 40] = packet.first_chunk()?;
-        let address = |at: usize| -> Option<IpAddr> {
-            let octets: &[u8; 16] = packet.get(at..)?.first_chunk()?;
-            Some(Ipv6Addr::from(*octets).into())
-        };
-        let (source, destination) = (address(8)?, address(24)?);
-        let mut next = fixed[6];
-        let mut rest = packet.get(40..)?;
-        for _ in 0..MAX_EXTENSION_HEADERS {
-            match next {
-                // Hop-by-hop options, routing, destination options.
-                0 | 43 | 60 => {
-                    let [following, units] = *rest.first_chunk::<2>()?;
-                    rest = rest.get((usize::from(units) + 1) * 8..)?;
-                    next = following;
-                }
-                // Fragment.
-                44 => {
-                    let fragment: &[u8; 8] = rest.first_chunk()?;
-                    next = fragment[0];
-                    if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0 {
-                        return Some(Self::new(source, destination, next, None));
-                    }
-                    rest = rest.get(8..)?;
-                }
-                // Authentication header: length in 4-octet units minus 2.
-                51 => {
-                    let [following, units] = *rest.first_chunk::<2>()?;
-                    rest = rest.get((usize::from(units) + 2) * 4..)?;
-                    next = following;
-                }
-                _ => return Some(Self::new(source, destination, next, Some(rest))),
+        let (source, destination) = match header.version {
+            Version::V4 => {
+                let octets: [[u8; 4]; 2] =
+                    [*packet.get(12..)?.first_chunk()?, *packet.get(16..)?.first_chunk()?];
+                (Ipv4Addr::from(octets[0]).into(), Ipv4Addr::from(octets[1]).into())
             }
-        }
-        None
+            Version::V6 => {
+                let octets: [[u8; 16]; 2] =
+                    [*packet.get(8..)?.first_chunk()?, *packet.get(24..)?.first_chunk()?];
+                (Ipv6Addr::from(octets[0]).into(), Ipv6Addr::from(octets[1]).into())
+            }
+        };
+        let next = NextLayer::find(packet)?;
+        let upper = if next.later { None } else { Some(packet.get(next.offset..)?) };
+        Some(Self::new(source, destination, next.protocol, upper))
     }
 
     fn new(source: IpAddr, destination: IpAddr, protocol: u8, upper: Option<&[u8]>) -> Self {
@@ -183,7 +214,11 @@ impl Flow {
         };
         let (source_port, destination_port) = match protocol {
             // TCP, UDP, DCCP, SCTP, UDP-Lite.
-            protocol::TCP | protocol::UDP | 33 | 132 | 136 => (word(0), word(2)),
+            protocol::TCP | protocol::UDP | 33 | 132 | 136 => match word(2) {
+                Some(destination) => (word(0), Some(destination)),
+                // One without the other is no pair of ports.
+                None => (None, None),
+            },
             protocol::ICMP | protocol::ICMPV6 => (word(0), word(0)),
             // Mobility header: the type in the high octet (RFC 4301 §4.4.1.1).
             135 => {
@@ -251,4 +286,77 @@ pub(crate) fn decrement_hop_limit(packet: &mut [u8]) -> bool {
 fn mend(header: &mut [u8; 20], old: u16, new: u16) {
     let checksum = checksum::update(u16::from_be_bytes([header[10], header[11]]), old, new);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IPv6 packet with headers of eight octets and what stands behind them.
+    fn v6(headers: &[u8], protocol: u8, upper: &[u8]) -> ([u8; 160], usize) {
+        let (mut packet, mut at) = ([0; 160], 40);
+        packet[0] = 0x60;
+        packet[6] = headers.first().copied().unwrap_or(protocol);
+        for (number, _) in headers.iter().enumerate() {
+            packet[at] = headers.get(number + 1).copied().unwrap_or(protocol);
+            at += 8;
+        }
+        packet[at..at + upper.len()].copy_from_slice(upper);
+        packet[5] = u8::try_from(at + upper.len() - 40).unwrap();
+        (packet, at + upper.len())
+    }
+
+    fn flow(headers: &[u8], protocol: u8, upper: &[u8]) -> Option<(u8, Option<u16>, Option<u16>)> {
+        let (packet, len) = v6(headers, protocol, upper);
+        let flow = Flow::read(&packet[..len])?;
+        Some((flow.protocol, flow.source_port, flow.destination_port))
+    }
+
+    #[test]
+    fn ah_is_the_next_layer_protocol_in_ipv6_as_in_ipv4() {
+        // AH of 24 octets with a TCP header behind it.
+        let mut ah = [0; 32];
+        ah[..2].copy_from_slice(&[6, 4]);
+        ah[24..28].copy_from_slice(&[0, 80, 1, 187]);
+        assert_eq!(flow(&[], 51, &ah), Some((51, None, None)));
+        assert_eq!(flow(&[0, 60], 51, &ah), Some((51, None, None)));
+        let mut v4 = [0; 52];
+        v4[..4].copy_from_slice(&[0x45, 0, 0, 52]);
+        v4[9] = 51;
+        v4[20..].copy_from_slice(&ah);
+        let flow = Flow::read(&v4).unwrap();
+        assert_eq!((flow.protocol, flow.source_port), (51, None));
+    }
+
+    #[test]
+    fn extension_headers_alone_are_walked_over() {
+        let ports = [0, 80, 1, 187];
+        let seen = |protocol| Some((protocol, Some(80), Some(443)));
+        assert_eq!(flow(&[0, 43, 60, 44, 60], 17, &ports), seen(17));
+        // Mobility, HIP, shim6, ESP, none, GRE: next layers.
+        for protocol in [139, 140, 50, 59, 47, 253] {
+            assert_eq!(flow(&[60], protocol, &ports), Some((protocol, None, None)));
+        }
+        assert_eq!(flow(&[60], 135, &[59, 0, 5, 7]), Some((135, Some(0x500), Some(0x500))));
+        assert_eq!(flow(&[60; 8], 17, &ports), seen(17));
+        assert_eq!(flow(&[60; 9], 17, &ports), None, "more than anybody sends");
+        let (packet, _) = v6(&[60, 60], 17, &ports);
+        assert_eq!(Flow::read(&packet[..47]), None);
+    }
+
+    #[test]
+    fn a_later_fragment_and_a_short_packet_show_no_ports() {
+        let (mut packet, len) = v6(&[44], 17, &[0, 80, 1, 187]);
+        packet[43] = 8;
+        let next = NextLayer::find(&packet[..len]).unwrap();
+        assert_eq!((next.protocol, next.offset, next.fragment, next.later), (17, 48, true, true));
+        assert_eq!(Flow::read(&packet[..len]).unwrap().source_port, None);
+        packet[43] = 1;
+        let next = NextLayer::find(&packet[..len]).unwrap();
+        assert_eq!((next.fragment, next.later), (true, false));
+        for len in 0..4 {
+            assert_eq!(flow(&[], 6, &[0, 80, 1, 187][..len]), Some((6, None, None)));
+        }
+        assert_eq!(flow(&[], 58, &[128, 3]), Some((58, Some(0x8003), Some(0x8003))));
+    }
 }

@@ -1,6 +1,6 @@
 //! Where the upper layer of a packet starts, and the virtio header in front of it.
 
-use esp::checksum;
+use esp::{checksum, inner::NextLayer};
 
 use crate::io::tun::VNET_HEADER;
 
@@ -108,43 +108,15 @@ pub(crate) struct Shape {
 
 /// Reads the shape of an IP packet.
 pub(crate) fn shape(packet: &[u8]) -> Option<Shape> {
-    if packet.first()? >> 4 == 4 {
-        let fixed: &[u8; 20] = packet.first_chunk()?;
-        let network_len = usize::from(fixed[0] & 0xf) * 4;
-        (network_len >= 20 && network_len <= packet.len()).then_some(Shape {
-            v4: true,
-            network_len,
-            protocol: fixed[9],
-            fragment: u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0,
-            extended: network_len != 20,
-        })
-    } else {
-        let fixed: &[u8; 40] = packet.first_chunk()?;
-        let (mut next, mut at, mut fragment) = (fixed[6], 40, false);
-        for _ in 0..8 {
-            let head: [u8; 2] = match packet.get(at..) {
-                Some(rest) => rest.first_chunk().copied().unwrap_or([0, 0]),
-                None => return None,
-            };
-            match next {
-                0 | 43 | 60 => at += (usize::from(head[1]) + 1) * 8,
-                44 => {
-                    fragment = true;
-                    at += 8;
-                }
-                51 => at += (usize::from(head[1]) + 2) * 4,
-                _ => break,
-            }
-            next = head[0];
-        }
-        (at <= packet.len()).then_some(Shape {
-            v4: false,
-            network_len: at,
-            protocol: next,
-            fragment,
-            extended: at != 40,
-        })
-    }
+    let v4 = packet.first()? >> 4 == 4;
+    let next = NextLayer::find(packet)?;
+    Some(Shape {
+        v4,
+        network_len: next.offset,
+        protocol: next.protocol,
+        fragment: next.fragment,
+        extended: next.offset != if v4 { 20 } else { 40 },
+    })
 }
 
 /// Sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1) for `length` octets of upper layer.

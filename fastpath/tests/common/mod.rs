@@ -7,6 +7,7 @@
     reason = "a test that cannot go on ends"
 )]
 
+pub(crate) mod oracle;
 pub(crate) mod sites;
 
 use std::{
@@ -173,6 +174,11 @@ impl Capture {
     pub(crate) fn count(&self, needle: &[u8]) -> usize {
         let frames = self.frames.lock().unwrap();
         frames.iter().filter(|f| f.windows(needle.len()).any(|part| part == needle)).count()
+    }
+
+    /// Every frame so far.
+    pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
+        self.frames.lock().unwrap().clone()
     }
 
     /// Whether some frame is as asked.

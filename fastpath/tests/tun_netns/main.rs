@@ -6,6 +6,7 @@
 mod common;
 
 mod blocked;
+mod exempt;
 mod fragments;
 mod guarded;
 mod order;
@@ -14,6 +15,7 @@ mod process;
 mod raw;
 mod steering;
 mod takeover;
+mod verdicts;
 
 use std::{
     io::{self, Read, Write},

@@ -1,4 +1,7 @@
 //! The chains that packets meet, whatever the rules are.
+//!
+//! What is exempt from the rules stands here and in `policy::compile`, and is listed in
+//! `docs/fail-closed.md`. A rule that names something exempt wins: see [`PROTECT_NAMED`].
 
 use super::{
     super::{
@@ -6,6 +9,7 @@ use super::{
         counter::{CLEAR_DROPPED, STRAYED},
     },
     Place,
+    model::{Action, Chain, Hook, Line, Match},
 };
 
 /// Where the chains hook in. What others do before routing (marks of theirs, restored or wiped;
@@ -18,95 +22,184 @@ const BEFORE_FILTER: i32 = -50;
 /// come before connection tracking (-200).
 const BEFORE_NAT: i32 = -250;
 
-/// The chains that packets meet. Lines that jump to what selectors cover, and to what may not
-/// arrive in clear, are `jump_out` and `jump_in`; `everything` is whether a rule covers everything.
+/// What a rule covers gets the mark, but for what is exempt.
+pub(super) const PROTECT: &str = "protect";
+/// What a rule covers that names something exempt.
+pub(super) const PROTECT_NAMED: &str = "protect_named";
+/// What a rule covers may not arrive in clear, but for what is exempt.
+pub(super) const ARRIVED: &str = "arrived";
+/// What a rule covers that names something exempt.
+pub(super) const ARRIVED_NAMED: &str = "arrived_named";
+
+/// UDP.
+const UDP: u8 = 17;
+/// ESP.
+const ESP: u8 = 50;
+
+fn line(matches: impl Into<Vec<Match>>, actions: impl Into<Vec<Action>>) -> Line {
+    Line(matches.into(), actions.into())
+}
+
+fn chain(name: &str, hook: Option<Hook>, lines: Vec<Line>) -> Chain {
+    Chain { name: name.to_owned(), hook, lines }
+}
+
+/// The chains. Lines that jump to what selectors cover, and to what may not arrive in clear, are
+/// `jump_out` and `jump_in`; `everything` is whether a rule covers everything.
 pub(super) fn chains(
     config: &SteeringConfig,
     place: Place,
     everything: bool,
-    jump_out: &str,
-    jump_in: &str,
-) -> String {
-    let tun = &config.interface;
-    let (ike, nat) = (config.ike_port, config.nat_port);
-    let Marks { mask, protect, bypass, pass, emerged } = config.marks();
-    let keep = !mask;
-    // Named one by one: the look-up behind `fib` sees our own `unreachable` routes as well, and
-    // what they stop must still be caught. Not anycast: the first address of an IPv6 network
-    // behind the TUN interface looks like it.
-    let not_ours = "fib daddr type { local, broadcast, multicast } accept";
-    // Neighbour discovery (types 133 to 137) is how the outer packets find their way.
-    let discovery = "icmpv6 type 133-137 ip6 hoplimit 255 accept";
-    let is = |mark: u32| format!("meta mark & {mask:#010x} == {mark:#010x}");
-    let set = |mark: u32| format!("meta mark set meta mark & {keep:#010x} | {mark:#010x}");
-    let (is_bypass, is_protect) = (is(bypass), is(protect));
-    let (set_pass, set_protect) = (set(pass), set(protect));
-    // Only one of two tables takes marks away, and the other one decides behind it, so that the
-    // one that is whole at a moment has the last word.
+    jump_out: &[Line],
+    jump_in: &[Line],
+) -> Vec<Chain> {
+    let mut all = verdicts(config);
+    let through = Through { config, first: place == Place::First, jump_out, jump_in };
     let (prerouting, output) = match place {
         Place::First => (LAST, BEFORE_FILTER),
         Place::Second => (LAST + 1, BEFORE_FILTER + 1),
     };
-    let first = |lines: String| if place == Place::First { lines } else { String::new() };
-    let unmark = first(format!("meta mark & {mask:#010x} != 0 {}\n", set(0)));
-    let pass_on = first(format!("oifname \"{tun}\" goto pass\noifname \"lo\" goto pass\n"));
-    // Marks of packets that we do not steer are left alone wherever that is possible.
-    let from_tunnel = first(if everything {
-        format!("iifname \"{tun}\" {}\n", set(emerged))
-    } else {
-        String::new()
-    });
-    // What few packets need to be asked is asked behind what selectors cover, not before.
-    format!(
-        "chain protect {{
-{not_ours}
-{discovery}
-{set_protect}
-}}
-chain arrived {{
-meta l4proto 50 fib daddr type local accept
-udp dport {{ {ike}, {nat} }} fib daddr type local accept
-meta l4proto 17 ip frag-off & 0x1fff != 0 fib daddr type local accept
-meta l4proto 17 frag frag-off != 0 fib daddr type local accept
-{discovery}
-counter name {CLEAR_DROPPED} drop
-}}
-chain clear {{
-{jump_in}}}
-chain arrivals {{
-type filter hook prerouting priority {BEFORE_NAT}; policy accept;
-iifname \"{tun}\" accept
-iifname \"lo\" accept
-{jump_in}}}
-chain prerouting {{
-type filter hook prerouting priority {prerouting}; policy accept;
-iifname \"lo\" accept
-{unmark}{from_tunnel}iifname != \"{tun}\" jump clear
-{jump_out}}}
-chain pass {{
-meta mark & {mask:#010x} != 0 accept
-{not_ours}
-{discovery}
-{set_pass}
-}}
-chain output {{
-type route hook output priority {output}; policy accept;
-{is_bypass} accept
-{unmark}{jump_out}{pass_on}}}
-chain guard {{
-oifname \"{tun}\" accept
-oifname \"lo\" accept
-{is_bypass} accept
-{jump_out}{is_protect} counter name {STRAYED} drop
-}}
-chain guard_before_nat {{
-type filter hook postrouting priority {BEFORE_NAT}; policy accept;
-jump guard
-}}
-chain guard_behind_nat {{
-type filter hook postrouting priority {LAST}; policy accept;
-jump guard
-}}
-"
-    )
+    all.push(chain("clear", None, jump_in.to_vec()));
+    all.push(through.arrivals());
+    all.push(through.prerouting(prerouting, everything));
+    all.push(through.output(output));
+    all.extend(through.guards());
+    all
+}
+
+/// Where rules lead to.
+fn verdicts(config: &SteeringConfig) -> Vec<Chain> {
+    use Action::{Accept, Count, Drop};
+    let marks = config.marks();
+    // What is delivered here or goes around in here does not leave. Asked before routing only:
+    // behind it, what leaves leaves, whoever has its address. Not broadcast and multicast
+    // addresses, which leave: `policy::compile` says which of those no policy means.
+    let stays = [
+        line([Match::Unrouted, Match::ToUs], [Accept]),
+        line([Match::To("lo".to_owned())], [Accept]),
+    ];
+    // How the outer packets find their way (RFC 4861).
+    let discovery = line([Match::Discovery], [Accept]);
+    let mark = set(marks, marks.protect);
+    let here = |matches: &[Match]| line([matches, &[Match::ToUs]].concat(), [Accept]);
+    let stop = line([], [Count(CLEAR_DROPPED), Drop]);
+    let udp = Match::Protocols(vec![UDP]);
+    let [us, lo] = stays.clone();
+    vec![
+        chain(PROTECT_NAMED, None, vec![us, lo, line([], [mark.clone()])]),
+        chain(PROTECT, None, [&stays[..], &[discovery.clone(), line([], [mark])]].concat()),
+        chain(ARRIVED_NAMED, None, vec![stop.clone()]),
+        chain(
+            ARRIVED,
+            None,
+            vec![
+                here(&[Match::Protocols(vec![ESP])]),
+                here(&[Match::UdpTo(vec![config.ike_port, config.nat_port])]),
+                here(&[udp.clone(), Match::Later { v4: true }]),
+                here(&[udp, Match::Later { v4: false }]),
+                discovery,
+                stop,
+            ],
+        ),
+    ]
+}
+
+fn is(marks: Marks, value: u32) -> Match {
+    Match::Mark { mask: marks.mask, value, is: true }
+}
+
+fn set(marks: Marks, value: u32) -> Action {
+    Action::SetMark { keep: !marks.mask, value }
+}
+
+/// The chains with hooks.
+struct Through<'a> {
+    config: &'a SteeringConfig,
+    /// Only one of two tables takes marks away, and the other one decides behind it, so that the
+    /// one that is whole at a moment has the last word.
+    first: bool,
+    jump_out: &'a [Line],
+    jump_in: &'a [Line],
+}
+
+impl Through<'_> {
+    fn tun(&self) -> String {
+        self.config.interface.clone()
+    }
+
+    /// Takes our mark from packets that have one.
+    fn unmark(&self) -> Option<Line> {
+        let marks = self.config.marks();
+        let marked = Match::Mark { mask: marks.mask, value: 0, is: false };
+        self.first.then(|| line([marked], [set(marks, 0)]))
+    }
+
+    fn from(&self, interface: &str) -> Match {
+        Match::From { interface: interface.to_owned(), is: true }
+    }
+
+    fn arrivals(&self) -> Chain {
+        let mut lines = vec![
+            line([self.from(&self.config.interface)], [Action::Accept]),
+            line([self.from("lo")], [Action::Accept]),
+        ];
+        lines.extend_from_slice(self.jump_in);
+        chain("arrivals", Some(Hook::Prerouting(BEFORE_NAT)), lines)
+    }
+
+    fn prerouting(&self, priority: i32, everything: bool) -> Chain {
+        let marks = self.config.marks();
+        let mut lines = vec![line([self.from("lo")], [Action::Accept])];
+        lines.extend(self.unmark());
+        // Marks of packets that we do not steer are left alone wherever that is possible.
+        if self.first && everything {
+            lines.push(line([self.from(&self.config.interface)], [set(marks, marks.emerged)]));
+        }
+        let outside = Match::From { interface: self.tun(), is: false };
+        lines.push(line([outside], [Action::Jump("clear".to_owned())]));
+        lines.extend_from_slice(self.jump_out);
+        chain("prerouting", Some(Hook::Prerouting(priority)), lines)
+    }
+
+    /// What few packets need to be asked is asked behind what selectors cover, not before.
+    fn output(&self, priority: i32) -> Chain {
+        let marks = self.config.marks();
+        let mut lines = vec![line([is(marks, marks.bypass)], [Action::Accept])];
+        lines.extend(self.unmark());
+        lines.extend_from_slice(self.jump_out);
+        if self.first {
+            for interface in [self.tun(), "lo".to_owned()] {
+                lines.push(line([Match::To(interface)], [Action::Goto("pass".to_owned())]));
+            }
+        }
+        chain("output", Some(Hook::Output(priority)), lines)
+    }
+
+    fn guards(&self) -> [Chain; 4] {
+        let marks = self.config.marks();
+        let accept = |matched: Match| line([matched], [Action::Accept]);
+        // What no selector covers but was routed through the TUN interface takes the way that it
+        // would have without us.
+        let pass = vec![
+            accept(Match::Mark { mask: marks.mask, value: 0, is: false }),
+            accept(Match::ToUs),
+            accept(Match::ToMany),
+            accept(Match::Discovery),
+            line([], [set(marks, marks.pass)]),
+        ];
+        let mut guard = vec![
+            accept(Match::To(self.tun())),
+            accept(Match::To("lo".to_owned())),
+            accept(is(marks, marks.bypass)),
+        ];
+        guard.extend_from_slice(self.jump_out);
+        guard.push(line([is(marks, marks.protect)], [Action::Count(STRAYED), Action::Drop]));
+        let jump = || vec![line([], [Action::Jump("guard".to_owned())])];
+        [
+            chain("pass", None, pass),
+            chain("guard", None, guard),
+            chain("guard_before_nat", Some(Hook::Postrouting(BEFORE_NAT)), jump()),
+            chain("guard_behind_nat", Some(Hook::Postrouting(LAST)), jump()),
+        ]
+    }
 }

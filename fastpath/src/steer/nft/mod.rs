@@ -15,24 +15,27 @@
 
 mod chains;
 mod load;
+mod model;
 mod sets;
-
-use std::fmt::Write as _;
+#[cfg(test)]
+mod simulate;
+#[cfg(test)]
+mod verdicts;
 
 use super::{
     SteeringConfig,
-    counter::{self, CLEAR_DROPPED, Count, STRAYED},
+    counter::{self, Count},
 };
 use crate::{error::Error, policy::Rule};
 
 use self::{
-    chains::chains,
     load::load,
-    sets::{Family, Kind, for_fragments, for_packets, remote},
+    model::{Action, Chain, Line, Match, Table},
+    sets::{Family, needs_whole},
 };
 
 /// Which of two tables; see [`replace`].
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     /// The one that stays.
     First,
@@ -43,78 +46,39 @@ enum Place {
 /// A chain that no packet comes to. That a rule with `tproxy` exists makes the kernel put fragments
 /// together in front of all chains, as connection tracking does, without its table of connections.
 /// Behind them it cuts what it put together again.
-const DEFRAGMENT: &str = "chain defragment {\nmeta l4proto udp tproxy to :1\n}\n";
+const DEFRAGMENT: &str = "defragment";
 
-/// The whole table for `nft -f -`; it goes on counting from `dropped`.
-fn ruleset(
+/// The whole table; it goes on counting from `dropped`.
+fn table(
     config: &SteeringConfig,
     place: Place,
     rules: &[Rule],
     dropped: Count,
     defragment: bool,
-) -> String {
-    let table = &config.nft_table;
-    let tun = &config.interface;
-    let marks = config.marks();
-    let mut text = removal(config);
-    let Count { packets, bytes } = dropped;
-    let _ = writeln!(
-        text,
-        "table inet {table} {{\ncounter {STRAYED} {{\n}}\n\
-         counter {CLEAR_DROPPED} {{\npackets {packets} bytes {bytes}\n}}"
-    );
+) -> Table {
+    let mut table = Table { dropped, sets: Vec::new(), peers: Vec::new(), chains: Vec::new() };
     if defragment {
-        text.push_str(DEFRAGMENT);
+        let udp = Line(vec![Match::Protocols(vec![17])], vec![Action::Tproxy]);
+        table.chains.push(Chain { name: DEFRAGMENT.to_owned(), hook: None, lines: vec![udp] });
     }
-    let mut jumps = (String::new(), String::new());
-    for v4 in [true, false] {
-        let of_family: Vec<Rule> =
-            rules.iter().filter(|rule| rule.v4 == v4).map(for_packets).collect();
-        let (digit, nfproto) = if v4 { (4, "ipv4") } else { (6, "ipv6") };
-        let new = || Family {
-            v4,
-            interface: tun,
-            marks,
-            sets: String::new(),
-            outward: String::new(),
-            inward: String::new(),
-        };
-        if of_family.is_empty() {
+    let (mut out, mut into) = (Vec::new(), Vec::new());
+    let mut everything = false;
+    for (v4, digit) in [(true, '4'), (false, '6')] {
+        let rules: Vec<Rule> = rules.iter().filter(|rule| rule.v4 == v4).copied().collect();
+        if rules.is_empty() {
             continue;
         }
-        let mut whole = new();
-        whole.add(&format!("w{digit}"), &of_family);
-        let mut chains = String::new();
-        if of_family.iter().any(Rule::has_ports) {
-            let later = if v4 { "ip frag-off & 0x1fff != 0" } else { "frag frag-off != 0" };
-            let mut cut = new();
-            cut.add(&format!("f{digit}"), &for_fragments(&of_family));
-            text.push_str(&cut.sets);
-            let _ = writeln!(chains, "chain out{digit}_cut {{\n{}}}", cut.outward);
-            let _ = writeln!(chains, "chain in{digit}_cut {{\n{}}}", cut.inward);
-            whole.outward.insert_str(0, &format!("{later} goto out{digit}_cut\n"));
-            whole.inward.insert_str(0, &format!("{later} goto in{digit}_cut\n"));
-        }
-        if let Some(elements) = remote(&of_family, v4) {
-            let ip = whole.ip();
-            let _ = writeln!(
-                text,
-                "set r{digit} {{\ntype ipv{digit}_addr\nflags interval\nelements = {{\n{elements}}}\n}}"
-            );
-            whole.outward.insert_str(0, &format!("{ip} daddr != @r{digit} return\n"));
-            whole.inward.insert_str(0, &format!("{ip} saddr != @r{digit} return\n"));
-        }
-        text.push_str(&whole.sets);
-        text.push_str(&chains);
-        let _ = writeln!(text, "chain out{digit} {{\n{}}}", whole.outward);
-        let _ = writeln!(text, "chain in{digit} {{\n{}}}", whole.inward);
-        let _ = writeln!(jumps.0, "meta nfproto {nfproto} jump out{digit}");
-        let _ = writeln!(jumps.1, "meta nfproto {nfproto} jump in{digit}");
+        let family = Family::new(v4, &rules, config);
+        everything |= family.everything;
+        table.sets.extend(family.sets);
+        table.peers.extend(family.peers);
+        table.chains.extend(family.chains);
+        let jump = |way| vec![Action::Jump(format!("{way}{digit}"))];
+        out.push(Line(vec![Match::Family { v4 }], jump("out")));
+        into.push(Line(vec![Match::Family { v4 }], jump("in")));
     }
-    let everything = rules.iter().any(|rule| Kind::of(rule) == Kind::All);
-    text.push_str(&chains(config, place, everything, &jumps.0, &jumps.1));
-    text.push_str("}\n");
-    text
+    table.chains.extend(chains::chains(config, place, everything, &out, &into));
+    table
 }
 
 /// Makes `rules` what is steered. A transaction that replaces a table is not one moment for a
@@ -142,15 +106,19 @@ fn load_rules(
     rules: &[Rule],
     dropped: Count,
 ) -> Result<(), Error> {
-    let ports = rules.iter().any(|rule| for_packets(rule).has_ports());
-    if ports && load(&ruleset(config, place, rules, dropped, true)).is_ok() {
+    let text = |defragment| {
+        let table = table(config, place, rules, dropped, defragment);
+        format!("{}table inet {} {{\n{table}}}\n", removal(config), config.nft_table)
+    };
+    let whole = needs_whole(rules, true) || needs_whole(rules, false);
+    if whole && load(&text(true)).is_ok() {
         return Ok(());
     }
-    load(&ruleset(config, place, rules, dropped, false))?;
-    if ports {
+    load(&text(false))?;
+    if whole {
         tracing::warn!(
-            "the kernel has no nft_tproxy: fragments of protocols that a child protects some ports \
-             of do not pass between its networks, whatever their ports"
+            "the kernel has no nft_tproxy: fragments do not pass between networks of which a child \
+             protects some ports (IPv6: some protocols) only, whatever their ports"
         );
     }
     Ok(())

@@ -7,6 +7,7 @@ mod bypass;
 mod callers;
 mod diagnostic;
 mod end;
+mod exempt;
 mod lifetime;
 mod mask;
 mod overlap;

@@ -7,7 +7,7 @@ use super::{
     super::{
         bypass,
         diagnostic::Findings,
-        lifetime,
+        exempt, lifetime,
         schema::{At, RawChild, shown},
     },
     esp,
@@ -44,6 +44,7 @@ pub(super) fn child(raw: &RawChild<'_>, findings: &mut Findings) -> Option<Child
     let (local, remote, bypass) = (local?, remote?, bypass?);
     check_sides(raw, &local, &remote, findings);
     bypass::check(&raw.bypass, (&local, &remote), &bypass, findings);
+    exempt::check(raw, (&local, &remote), &bypass, findings);
     Some(ChildSpec {
         name: raw.name.value.to_owned(),
         local,

@@ -7,7 +7,7 @@ use super::{
     super::{
         Context,
         diagnostic::Findings,
-        end,
+        end, exempt,
         schema::{At, RawTunnel, shown},
     },
     auth, child, ike,
@@ -60,6 +60,12 @@ pub(super) fn connection(
         raw.children.iter().filter_map(|child| child::child(child, findings)).collect();
     let (remote, remote_id) = remote?;
     check_ends(raw, mode, &local, &remote, findings);
+    if children.len() == raw.children.len() {
+        for (text, child) in raw.children.iter().zip(&children) {
+            let networks = (&child.local[..], &child.remote[..]);
+            exempt::check_peer(text, networks, (&local, &remote), findings);
+        }
+    }
     Some(ConnectionSpec {
         name: raw.name.value.to_owned(),
         mode,

@@ -31,7 +31,9 @@ fn said(local: &str, remote: &str, bypass: &str) -> Option<(bool, String, String
         Ok(config) => (false, config.warnings),
         Err(report) => (true, report),
     };
-    let first = report.diagnostics().first()?;
+    // Of ports over IPv6 another warning is given.
+    let others = |message: &str| !message.contains("IPv6 fragments");
+    let first = report.diagnostics().iter().find(|told| others(&told.message))?;
     let place = text[first.span.clone()].trim_matches('"');
     assert!([local, remote, bypass].iter().any(|list| list.contains(place)), "{place}: {report}");
     Some((refused, first.message.clone(), first.help.clone()))

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -81,7 +82,7 @@ impl Lab {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("pt-{}-ic{number}", std::process::id()));
         let net = Network::new(wire)?;
-        fs::create_dir_all(&folder)?;
+        fs::DirBuilder::new().mode(0o755).create(&folder)?;
         let captures = net.capture(&folder).inspect_err(|_| {
             // Best effort, as below.
             let _ = fs::remove_dir_all(&folder);

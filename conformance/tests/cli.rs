@@ -2,7 +2,7 @@
 //! say where the error is, as the interface promises.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new(name: &str) -> Outcome<Self> {
         let folder = std::env::temp_dir().join(format!("pt-{}-cli-{name}", std::process::id()));
-        fs::create_dir_all(&folder)?;
+        fs::DirBuilder::new().mode(0o755).create(&folder)?;
         Ok(Self(folder))
     }
 

@@ -138,7 +138,7 @@ fn hundred(starter: Starter) -> Outcome {
                 tunnel.name = format!("site{number}");
                 tunnel.local.id = format!("left{number}.example");
                 tunnel.remote.id = format!("right{number}.example");
-                tunnel.psk = format!("key of tunnel {number}");
+                tunnel.psk = format!("the key of tunnel {number:03}");
                 tunnel.children = vec![Child::new(
                     &format!("net{number}"),
                     &format!("10.1.{}.0/24", number + 1),

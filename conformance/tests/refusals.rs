@@ -56,7 +56,7 @@ fn refused(
 }
 
 fn other_key(_: &mut Tunnel, theirs: &mut Tunnel) {
-    theirs.psk = "another key".to_owned();
+    theirs.psk = "another key than ours".to_owned();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `posternd` as a program: exit status and what it says, without touching any system.
 
 use std::{
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -11,7 +11,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("pt-{}-binary-{name}", std::process::id()));
-        let _ = std::fs::create_dir_all(&folder);
+        let _ = std::fs::DirBuilder::new().mode(0o755).create(&folder);
         Self(folder)
     }
 
@@ -162,9 +162,6 @@ fn files_with_keys_belong_to_root_or_to_us() -> std::io::Result<()> {
         std::os::unix::fs::chown(given, Some(0), None)?;
         assert_eq!(check(config)?.status.code(), Some(0));
     }
-    // A configuration without keys may be anybody's.
-    std::os::unix::fs::chown(&named, Some(65_534), None)?;
-    assert_eq!(check(&named)?.status.code(), Some(0));
     Ok(())
 }
 

@@ -4,7 +4,10 @@
 use std::{
     io::{Read, Write},
     net::SocketAddr,
-    os::unix::net::UnixStream,
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -58,9 +61,9 @@ struct World {
 impl World {
     fn start(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("pt-{}-control-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        write_secret(&folder.join("b.psk"), "0123");
-        std::fs::write(folder.join("config.toml"), TUNNEL).unwrap();
+        std::fs::DirBuilder::new().mode(0o755).create(&folder).unwrap();
+        write_secret(&folder.join("b.psk"), "0123456789abcdef");
+        write_secret(&folder.join("config.toml"), TUNNEL);
         let config = config::load(&folder.join("config.toml")).unwrap();
         let (handle, inbox) = handle::channel();
         let settings = Settings::of(&config);
@@ -110,7 +113,6 @@ impl Drop for World {
 }
 
 fn write_secret(path: &Path, text: &str) {
-    use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).mode(0o600).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();

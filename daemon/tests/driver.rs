@@ -80,7 +80,7 @@ fn tunnels(names: &[&str]) -> Vec<ConnectionSpec> {
         .map(|(index, name)| {
             format!(
                 "[tunnels.{name}]\nlocal = {{ address = \"127.0.0.1\" }}\n\
-                 remote = {{ address = \"192.0.2.{}\" }}\nauth = {{ psk = \"x\" }}\n\
+                 remote = {{ address = \"192.0.2.{}\" }}\nauth = {{ psk = \"a key of 16 octets\" }}\n\
                  [tunnels.{name}.children.net]\nlocal = [\"10.1.0.0/16\"]\n\
                  remote = [\"10.{}.0.0/16\"]\n",
                 index + 2,

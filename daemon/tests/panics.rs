@@ -102,7 +102,7 @@ async fn apply(handle: &Handle, local: &str, remotes: &[&str], mode: &str) {
             let (us, them) = (end(local), end(remote));
             format!(
                 "[tunnels.to-{them}]\nmode = \"{mode}\"\nlocal = {{ address = \"{local}\" }}\n\
-                 remote = {{ address = \"{remote}\" }}\nauth = {{ psk = \"x\" }}\n\
+                 remote = {{ address = \"{remote}\" }}\nauth = {{ psk = \"a key of 16 octets\" }}\n\
                  [tunnels.to-{them}.children.net]\nlocal = [\"10.{us}.0.0/16\"]\n\
                  remote = [\"10.{them}.0.0/16\"]\n",
             )

@@ -14,6 +14,13 @@ pub enum Error {
     },
     /// An interface of that name exists already.
     InterfaceExists(String),
+    /// A name that would mean something else in a rule or a path.
+    Name {
+        /// What would be called so.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
     /// A socket could not be opened or bound.
     Socket {
         /// `UDP` or `ESP`, and where.
@@ -61,6 +68,12 @@ impl fmt::Display for Error {
                 "the interface {name} exists already: stop the other posternd that owns it, or \
                  set `inline.interface` to another name"
             ),
+            Self::Name { what, name } => write!(
+                f,
+                "`{}` cannot be the name of {what}: use letters, digits, dots, hyphens and \
+                 underscores",
+                name.escape_debug()
+            ),
             Self::Socket { what, address, source } => {
                 let hint = match source.kind() {
                     io::ErrorKind::AddrInUse => {
@@ -90,7 +103,7 @@ impl std::error::Error for Error {
             | Self::Netlink { source, .. }
             | Self::NftMissing(source)
             | Self::Worker(source) => Some(source),
-            Self::InterfaceExists(_) | Self::Nft(_) => None,
+            Self::InterfaceExists(_) | Self::Name { .. } | Self::Nft(_) => None,
         }
     }
 }

@@ -32,5 +32,5 @@ pub use backend::{InlineBackend, InlineHandle, NodeCounters};
 pub use config::InlineConfig;
 pub use error::Error;
 pub use io::{IkeDatagram, Offloads, Outgoing, Tun, TunQueue, WireConfig, WireSockets};
-pub use steer::{Marks, SteeringConfig, release};
+pub use steer::{Marks, SteeringConfig, is_interface_name, release};
 pub use worker::IkeSink;

@@ -306,7 +306,7 @@ workers = "auto"
         (
             "inline_table",
             text(&[
-                "tunnels = { a = { remote = { address = \"any\" }, auth = { psk = \"0x00\" }, children = { c = { local = [\"0.0.0.0/0\"], remote = [\"::/0\"] } } } }\n",
+                "tunnels = { a = { remote = { address = \"any\" }, auth = { psk = \"0x000102030405060708090a0b0c0d0e0f\" }, children = { c = { local = [\"0.0.0.0/0\"], remote = [\"::/0\"] } } } }\n",
             ]),
         ),
     ]

@@ -15,13 +15,13 @@ mod proposal;
 mod schema;
 mod secret;
 mod suggest;
+mod trust;
 mod units;
 mod validate;
 mod wipe;
 
 use std::{
     borrow::Cow,
-    fs::Metadata,
     io::{self, Read},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -33,6 +33,8 @@ use sa_store::OffloadIntent;
 pub use secret::{Exposure, FileSystem, NoFiles, SecretFiles};
 use toml::de::DeTable;
 use zeroize::Zeroizing;
+
+use self::trust::Opened;
 
 /// Octets a configuration may have.
 pub const MAX_SIZE: usize = 16 << 20;
@@ -128,20 +130,24 @@ pub fn parse(text: &str, context: &Context<'_>) -> Result<Config, Report> {
 /// Reads and understands a file.
 ///
 /// # Errors
-/// Everything that is wrong with it, or why it cannot be read.
+/// Everything that is wrong with it, or why it cannot be read, or who else can change it: whoever
+/// does that decides what is protected.
 pub fn load(path: &Path) -> Result<Config, Report> {
     let file = path.display().to_string();
-    let (content, metadata) = content(path).map_err(|error| unreadable(&file, &error))?;
+    let opened = trust::open_regular(path).map_err(|error| unreadable(&file, &error))?;
+    if !opened.faults.is_empty() {
+        return Err(Report::about_file(
+            &file,
+            &format!("is refused: {}", trust::told(&opened.faults)),
+        ));
+    }
+    let exposed = Exposure::of(&opened.metadata);
+    let content = content(opened).map_err(|error| unreadable(&file, &error))?;
     if content.len() > MAX_SIZE {
         return Err(too_large(&file));
     }
     let text = std::str::from_utf8(&content).map_err(|error| not_text(&file, &content, error))?;
-    let context = Context {
-        file: &file,
-        folder: &folder_of(path),
-        exposed: Exposure::of(&metadata),
-        secrets: &FileSystem,
-    };
+    let context = Context { file: &file, folder: &folder_of(path), exposed, secrets: &FileSystem };
     parse(text, &context)
 }
 
@@ -163,11 +169,11 @@ impl From<Config> for Traces {
     }
 }
 
-/// The names in a file that may be broken anywhere, or not be there: each that cannot be made out
-/// is the default one. Nothing else is asked of the file, and no key is read.
+/// The names in a file that may be broken anywhere, be anybody's, or not be there: each that cannot
+/// be made out is the default one. Nothing else is asked of the file, and no key is read.
 #[must_use]
 pub fn traces(path: &Path) -> Traces {
-    let content = content(path).map(|(content, _)| content).unwrap_or_default();
+    let content = trust::open_regular(path).and_then(content).unwrap_or_default();
     let readable = content.len() <= MAX_SIZE;
     let text = if readable { String::from_utf8_lossy(&content) } else { Cow::default() };
     let text = Zeroizing::new(text.into_owned());
@@ -179,15 +185,13 @@ pub fn traces(path: &Path) -> Traces {
     validate::traces(&raw, &context)
 }
 
-/// What is in a file, up to a little more than is allowed, and what the system knows of it.
-fn content(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, Metadata)> {
-    let file = secret::open_regular(path)?;
-    let metadata = file.metadata()?;
+/// What is in a file, up to a little more than is allowed.
+fn content(Opened { file, metadata, .. }: Opened) -> io::Result<Zeroizing<Vec<u8>>> {
     // The text may hold keys: it never moves while it grows, and is wiped at the end.
     let size = usize::try_from(metadata.len()).unwrap_or(MAX_SIZE).min(MAX_SIZE);
     let mut content = Zeroizing::new(Vec::with_capacity(size + 64));
     file.take(MAX_SIZE as u64 + 1).read_to_end(&mut content)?;
-    Ok((content, metadata))
+    Ok(content)
 }
 
 fn folder_of(path: &Path) -> PathBuf {

@@ -1,23 +1,22 @@
 //! Pre-shared keys: where they come from and how they are written.
 
-use std::{
-    fmt,
-    fs::{File, Metadata, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::Path,
-};
+use std::{fmt, fs::Metadata, io::Read, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::process::geteuid;
 use sa_store::SecretBytes;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::trust::{self, Opened};
+
 /// A key longer than this is no key.
 const LONGEST: u64 = 4096;
 
+/// Octets of a key below which it can be guessed, however well it was chosen (RFC 7296 §2.15, §5).
+pub(super) const SAFE: usize = 16;
+
 /// Where secrets that a configuration names are read from.
 pub trait SecretFiles {
-    /// The content of a file that nobody but root and this process's user can use.
+    /// The content of a file that nobody but root and this process's user can use or replace.
     ///
     /// # Errors
     /// Why not, and what to do, without anything of the content.
@@ -30,10 +29,13 @@ pub struct FileSystem;
 
 impl SecretFiles for FileSystem {
     fn read(&self, path: &Path) -> Result<SecretBytes, String> {
-        let file = open_regular(path).map_err(|error| error.to_string())?;
-        let metadata = file.metadata().map_err(|error| error.to_string())?;
+        let Opened { file, metadata, faults } =
+            trust::open_regular(path).map_err(|error| error.to_string())?;
         if let Some(exposure) = Exposure::of(&metadata) {
             return Err(format!("it {exposure}; {}", exposure.remedy(&path.display())));
+        }
+        if !faults.is_empty() {
+            return Err(trust::told(&faults));
         }
         let mut content = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
         file.take(LONGEST + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
@@ -67,12 +69,14 @@ pub enum Exposure {
 impl Exposure {
     /// What is wrong with the file that was opened, if anything is.
     pub(super) fn of(metadata: &Metadata) -> Option<Self> {
-        let (owner, mode) = (metadata.uid(), metadata.mode());
-        if owner != 0 && owner != geteuid().as_raw() {
-            Some(Self::Owner(owner))
-        } else {
-            (mode & 0o077 != 0).then_some(Self::Mode(mode & 0o777))
-        }
+        let mode = metadata.mode();
+        let used_by_others = || (mode & 0o077 != 0).then_some(Self::Mode(mode & 0o777));
+        Self::foreign(metadata.uid()).or_else(used_by_others)
+    }
+
+    /// Somebody who is neither root nor the user we run as.
+    pub(super) fn foreign(owner: u32) -> Option<Self> {
+        (owner != 0 && owner != geteuid().as_raw()).then_some(Self::Owner(owner))
     }
 
     /// The command that helps.
@@ -93,18 +97,6 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// Opens a file, never anything that could block or act (a pipe, a device, a folder). What is
-/// asked about it later is asked of what was opened, not of its name.
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("it is no regular file"))
-    }
-}
-
 /// The key a text means: `0x` is hexadecimal, `0s` is base64, everything else is itself.
 ///
 /// # Errors
@@ -115,7 +107,12 @@ pub(super) fn decode(text: &[u8]) -> Result<SecretBytes, &'static str> {
         [b'0', b's' | b'S', base64 @ ..] => from_base64(base64)?,
         plain => plain.to_vec(),
     };
-    if key.is_empty() { Err("the key is empty") } else { Ok(SecretBytes::new(key)) }
+    let key = SecretBytes::new(key);
+    match key.expose() {
+        [] => Err("the key is empty"),
+        [_] => Err("the key has one octet only"),
+        _ => Ok(key),
+    }
 }
 
 /// The content of a key file without one trailing line end.
@@ -189,12 +186,15 @@ mod tests {
             ("0sFoB=", vec![0x16, 0x80]),
             ("0sAAECAwQ=", vec![0, 1, 2, 3, 4]),
             ("0sAAECAwQ", vec![0, 1, 2, 3, 4]),
-            ("0sAA==", vec![0]),
+            ("0sAAE=", vec![0, 1]),
             ("0 x", b"0 x".to_vec()),
         ] {
             assert_eq!(decode(text.as_bytes()).unwrap().expose(), want, "{text}");
         }
-        for text in ["", "0x", "0x0", "0xzz", "0s", "0s!", "0sA", "0sAA===", "0sAAE=="] {
+        for text in [
+            "", "k", "0x00", "0sAA==", "0x", "0x0", "0xzz", "0s", "0s!", "0sA", "0sAA===",
+            "0sAAE==",
+        ] {
             assert!(decode(text.as_bytes()).is_err(), "{text}");
         }
     }

@@ -14,6 +14,7 @@
 mod addresses;
 mod checks;
 pub(crate) mod counter;
+mod names;
 pub(crate) mod netlink;
 mod nft;
 mod sources;
@@ -26,6 +27,7 @@ use std::{
     path::Path,
 };
 
+pub use self::names::is_interface_name;
 pub(crate) use self::{
     addresses::{LocalAddress, connected},
     checks::Obstacles,
@@ -250,6 +252,7 @@ impl Steering {
     /// Puts the block in place: rules, and `unreachable` behind them. Idempotent; what a last
     /// process left is taken over.
     pub(crate) fn prepare(config: SteeringConfig) -> Result<Self, Error> {
+        names::check(&config)?;
         let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
         let mut netlink =
             Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
@@ -438,8 +441,10 @@ const fn unreachable(table: u32, v4: bool) -> Route {
 /// routes. Nothing to remove is no error.
 ///
 /// # Errors
-/// [`Error::Nft`] or [`Error::Netlink`] when the system refuses.
+/// [`Error::Nft`] or [`Error::Netlink`] when the system refuses, [`Error::Name`] when nothing can be
+/// called as `config` says.
 pub fn release(config: &SteeringConfig) -> Result<(), Error> {
+    names::check(config)?;
     nft::remove(config)?;
     let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
     let mut netlink = Netlink::open().map_err(|source| failed("open a netlink socket", source))?;

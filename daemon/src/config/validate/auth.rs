@@ -40,13 +40,24 @@ pub(super) fn auth(
                 findings.error(psk.span.clone(), message, exposure.remedy(&context.file));
                 return None;
             }
-            secret::decode(psk.value.as_bytes()).map_err(|error| (psk, error.to_owned()))
+            (psk, secret::decode(psk.value.as_bytes()).map_err(str::to_owned))
         }
-        (None, Some(file)) => read_psk(file.value, context).map_err(|error| (file, error)),
+        (None, Some(file)) => (file, read_psk(file.value, context)),
     };
     match key {
-        Ok(key) => Some(AuthMethod::Psk(key)),
-        Err((place, error)) => {
+        (place, Ok(key)) => {
+            if key.expose().len() < secret::SAFE {
+                let message = format!(
+                    "the key is shorter than {} octets: whoever answers in the peer's place can \
+                     guess it",
+                    secret::SAFE
+                );
+                let help = "take 32 random ones: head -c 32 /dev/urandom | base64";
+                findings.warning(place.span.clone(), message, help);
+            }
+            Some(AuthMethod::Psk(key))
+        }
+        (place, Err(error)) => {
             findings.error(place.span.clone(), error, "");
             None
         }

@@ -11,7 +11,6 @@ use super::{
         schema::{At, RawGateway, shown},
         suggest,
     },
-    inline::is_interface,
     words::{check_name, word},
 };
 
@@ -55,7 +54,7 @@ fn dataplane(text: &At<&str>, findings: &mut Findings) -> OffloadIntent {
     let near = suggest::nearest(text.value, &words);
     let (what, help) = match near {
         Some(near) => ("does not exist", format!("did you mean \"{near}\"?")),
-        None if is_interface(text.value) => {
+        None if fastpath::is_interface_name(text.value) => {
             ("is not available yet", "use \"auto\" or \"inline\"".to_owned())
         }
         None => ("does not exist", "use \"auto\" or \"inline\"".to_owned()),
@@ -91,7 +90,7 @@ fn path(
 ) -> Option<PathBuf> {
     let Some(text) = text else { return Some(context.folder.join(default)) };
     let path = context.folder.join(text.value);
-    if text.value.is_empty() || text.value.contains('\0') {
+    if text.value.is_empty() || text.value.contains(char::is_control) {
         findings.error(text.span.clone(), "this is no path", "");
         None
     } else if path.as_os_str().len() > longest {

@@ -12,11 +12,11 @@ pub(super) fn inline(raw: &RawInline<'_>, findings: &mut Findings) -> Option<Inl
     let interface = match &raw.interface {
         None => "postern0",
         Some(text) => {
-            if !is_interface(text.value) {
+            if !fastpath::is_interface_name(text.value) {
                 findings.error(
                     text.span.clone(),
                     format!("`{}` is no name for an interface", shown(text.value)),
-                    "use at most 15 letters, digits, dots and hyphens",
+                    "use at most 15 letters, digits, dots, hyphens and underscores",
                 );
                 return None;
             }
@@ -36,12 +36,4 @@ pub(super) fn inline(raw: &RawInline<'_>, findings: &mut Findings) -> Option<Inl
         }
     };
     Some(InlineConfig { interface: interface.to_owned(), workers })
-}
-
-/// Whether an interface can be called like that.
-pub(super) fn is_interface(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 15
-        && !matches!(name, "." | ".." | "lo" | "all" | "default")
-        && name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%\"\\'".contains(&b))
 }

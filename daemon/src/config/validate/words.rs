@@ -27,16 +27,18 @@ pub(super) fn word<T: Copy + Default>(
     T::default()
 }
 
-/// Names go into commands (`TUNNEL/CHILD`), logs and metrics.
+/// Names go into commands (`TUNNEL/CHILD`), where a hyphen in front makes an option, into logs and
+/// metrics.
 pub(super) fn check_name(name: &At<&str>, what: &str, findings: &mut Findings) {
-    let fits = !name.value.is_empty()
-        && name.value.len() <= 64
+    let fits = name.value.len() <= 64
+        && name.value.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
         && name.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:".contains(&b));
     if !fits {
         findings.error(
             name.span.clone(),
             format!("`{}` cannot be {what}", shown(name.value)),
-            "use at most 64 letters, digits, dots, hyphens, underscores and colons",
+            "use at most 64 letters, digits, dots, hyphens, underscores and colons, a letter, digit \
+             or underscore first",
         );
     }
 }

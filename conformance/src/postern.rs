@@ -408,14 +408,17 @@ fn write_tunnel(text: &mut String, tunnel: &Tunnel) -> std::fmt::Result {
         writeln!(text, "\n[tunnels.{}.children.{}]", tunnel.name, child.name)?;
         writeln!(text, "local = {}", list(&child.local))?;
         writeln!(text, "remote = {}", list(&child.remote))?;
-        let mut esp = format!("proposals = {}", list(&child.esp));
+        let mut esp = Vec::new();
+        if !child.esp.is_empty() {
+            esp.push(format!("proposals = {}", list(&child.esp)));
+        }
         if child.rekey_s > 0 {
-            write!(esp, ", rekey = \"{}s\"", child.rekey_s)?;
+            esp.push(format!("rekey = \"{}s\"", child.rekey_s));
         }
         if child.rekey_packets > 0 {
-            write!(esp, ", rekey_packets = {}", child.rekey_packets)?;
+            esp.push(format!("rekey_packets = {}", child.rekey_packets));
         }
-        writeln!(text, "esp = {{ {esp} }}")?;
+        writeln!(text, "esp = {{ {} }}", esp.join(", "))?;
         if !child.bypass.is_empty() {
             writeln!(text, "bypass = {}", list(&child.bypass))?;
         }

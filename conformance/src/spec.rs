@@ -53,7 +53,7 @@ pub struct Child {
     pub local: Vec<String>,
     /// Remote selectors.
     pub remote: Vec<String>,
-    /// ESP proposals in strongSwan's words.
+    /// ESP proposals in strongSwan's words; none for the defaults (`Postern` only).
     pub esp: Vec<String>,
     /// Seconds until this gateway rekeys it; 0 for "not during this scenario".
     pub rekey_s: u32,

@@ -15,9 +15,20 @@ use crate::{
     gateway::Gateway,
     output::{RequestKind, Ticket},
     spec::RemoteAddress,
-    tunnel::{Attempt, Phase, Step, Tunnel, Will},
+    tunnel::{Attempt, Cause, Phase, Step, Tunnel, Will},
     waiting::is_local,
 };
+
+/// Whether the proposal of a child was refused.
+pub(crate) const fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.code, FailureCode::NoProposalChosen | FailureCode::InvalidKe)
+}
+
+/// Why an IKE SA goes whose child has to begin anew.
+pub(crate) fn renewed() -> Failure {
+    let message = "set up anew: the peer refuses further SAs of a child, and takes the first one";
+    Failure::new(FailureCode::Expired, message)
+}
 
 impl Gateway {
     /// Something a tunnel waited for is due.
@@ -66,6 +77,24 @@ impl Gateway {
         }
         if let Some(path) = established {
             self.tell_ike(now, Command::Initiate { tunnel: id, path, children });
+        }
+    }
+
+    /// The peer takes no more SAs of a child, and takes the first one, which comes with IKE_AUTH
+    /// and has no key exchange of its own (RFC 7296 §1.2). With nothing else up the IKE SA begins
+    /// anew, once in the lifetime of the child.
+    pub(crate) fn renew(&mut self, now: Instant, id: TunnelId, failure: &Failure) {
+        let until = now + self.config.delete_patience;
+        let Some(tunnel) = self.tunnels.get_mut(&id) else { return };
+        let alone = tunnel.children.iter().all(|child| child.up.is_empty())
+            && tunnel.children.iter().any(|child| child.refused && child.is_missing());
+        if is_refusal(failure)
+            && alone
+            && matches!(tunnel.phase, Phase::Up)
+            && tunnel.should_be_up()
+        {
+            tunnel.begin_deletion(Cause::Renewal, true, until);
+            self.tell_ike(now, Command::Terminate { tunnel: id });
         }
     }
 

@@ -9,7 +9,7 @@ use ike::{
 use sa_store::{ChildId, Instant, PairId, TrafficSelector, TunnelId};
 
 use crate::{
-    backoff,
+    attempt, backoff,
     counters::Totals,
     gateway::Gateway,
     narrowing,
@@ -190,6 +190,7 @@ impl Gateway {
             Event::IkeDown { tunnel, reason, .. } => match cause(*tunnel) {
                 Some(Cause::Operator) => reason.code = FailureCode::DeletedByOperator,
                 Some(Cause::Configuration) => *reason = reconfigured("tunnel"),
+                Some(Cause::Renewal) => *reason = attempt::renewed(),
                 None => {}
             },
             Event::ChildDown { tunnel, child, reason, .. }
@@ -278,6 +279,7 @@ impl Gateway {
         );
         for child in &mut tunnel.children {
             child.retry = None;
+            child.refused = false;
             child.lives = Lives::default();
         }
         tunnel.failures = tunnel.lives.end(now, self.config.backoff_longest);
@@ -337,6 +339,7 @@ impl Gateway {
             child.up.remove(&old);
         }
         child.up.insert(new);
+        child.refused = false;
         child.lives.begin(now);
         child.retry = None;
         child.failures = 0;
@@ -385,12 +388,14 @@ impl Gateway {
         let wanted = tunnel.should_be_up();
         let Some(child) = tunnel.child_mut(child) else { return };
         if !child.is_missing() {
+            child.refused |= attempt::is_refusal(failure);
             return;
         }
         child.failures = child.failures.saturating_add(1);
         let pause = backoff::pause(&self.config, child.failures, &mut self.jitter);
         child.retry = wanted.then_some(now + pause);
         self.touched.insert(id);
+        self.renew(now, id, failure);
     }
 
     /// A packet needs a child: an attempt that waits for its time starts now.

@@ -115,6 +115,8 @@ pub(crate) enum Cause {
     Operator,
     /// The configuration is another one.
     Configuration,
+    /// A child has to begin anew with an IKE SA.
+    Renewal,
 }
 
 /// IKE SAs that are being deleted.
@@ -193,6 +195,8 @@ pub(crate) struct Child {
     pub(crate) lives: Lives,
     /// Deleted because it changed: asked for again at once.
     pub(crate) changed: bool,
+    /// A successor was refused for its proposal, by either end, and it has not come up since.
+    pub(crate) refused: bool,
     /// Of pairs that are gone.
     pub(crate) retired: Totals,
 }
@@ -208,6 +212,7 @@ impl Child {
             failures: 0,
             lives: Lives::default(),
             changed: false,
+            refused: false,
             retired: Totals::default(),
         }
     }

@@ -7,7 +7,7 @@ use ike::{
     },
     wire::{Header, Message, Payload, PayloadType, Payloads, SecurityAssociation, encode_message},
 };
-use sa_store::TrafficSelector;
+use sa_store::{KeGroup, TrafficSelector};
 
 use crate::{Target, engine::Answer, seed};
 
@@ -108,7 +108,7 @@ fn negotiate(sa: &SecurityAssociation, answer: &mut Answer) {
         }
         answer.add(check_ike(&ike, sa, rekey).is_ok().into());
     }
-    for pfs in [Pfs::No, Pfs::Configured] {
+    for pfs in [Pfs::No, Pfs::Configured, Pfs::Sent(None), Pfs::Sent(Some(KeGroup::Ecp384))] {
         match select_esp(&esp, sa, pfs) {
             Ok(choice) => {
                 answer.add_text(&choice.transform.to_string());

@@ -11,6 +11,7 @@
 //! ```
 
 mod initiator;
+mod method;
 mod responder;
 
 use sa_store::{ChildId, EspSpi, PairId, TrafficSelector};

@@ -75,6 +75,32 @@ pub(crate) fn failure_of_child(
     failure
 }
 
+/// Says that the two ends differ in the key exchange (PFS) of a child, and what to change: IKE_AUTH
+/// negotiates none (RFC 7296 §1.2), so it shows when the child is rekeyed. `certain`: nothing else
+/// can differ.
+pub(crate) fn explain_key_exchange(failure: &mut Failure, config: &ChildConfig, certain: bool) {
+    if !matches!(failure.code, FailureCode::NoProposalChosen | FailureCode::InvalidKe) {
+        return;
+    }
+    let mut methods: Vec<String> = Vec::new();
+    for proposal in &config.proposals {
+        let of = proposal.groups.iter().map(|group| format!("{group}"));
+        let none = proposal.groups.is_empty().then(|| String::from("none"));
+        for method in of.chain(none) {
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+    }
+    failure.message.push_str(&format!(
+        ". {} in the key exchange (PFS) of this child, which its first SA goes without: esp.proposals \
+         here allow {}. Name the same method in esp.proposals here and in the ESP proposals of the \
+         peer, or none in both",
+        if certain { "The sides differ" } else { "Perhaps the sides differ" },
+        methods.join(", ")
+    ));
+}
+
 /// Selectors as a text.
 pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
     const SHOWN: usize = 8;

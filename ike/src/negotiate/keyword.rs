@@ -314,17 +314,10 @@ const fn prf_of(mac: IntegrityAlgorithm) -> PrfAlgorithm {
     }
 }
 
-/// What a tunnel proposes for IKE when nothing is configured. The last method is what every peer
-/// has (RFC 8247 §2.4), and all that some have.
+/// What a tunnel proposes for IKE when nothing is configured.
 #[must_use]
 pub fn default_ike_proposals() -> Vec<IkeProposal> {
-    let groups = vec![
-        KeGroup::Curve25519,
-        KeGroup::Ecp384,
-        KeGroup::Ecp256,
-        KeGroup::Modp3072,
-        KeGroup::Modp2048,
-    ];
+    let groups = default_groups();
     let prfs = vec![PrfAlgorithm::HmacSha384, PrfAlgorithm::HmacSha256, PrfAlgorithm::HmacSha512];
     vec![
         IkeProposal {
@@ -350,30 +343,41 @@ pub fn default_ike_proposals() -> Vec<IkeProposal> {
     ]
 }
 
-/// What a child proposes for ESP when nothing is configured.
+/// What a child proposes for ESP when nothing is configured. Whether a Child SA has a key exchange
+/// of its own shows at its first rekey only (RFC 7296 §1.2): each proposal stands there with and
+/// without, so that the child outlives it whatever the peer wants.
 #[must_use]
 pub fn default_esp_proposals() -> Vec<EspProposal> {
+    let aead =
+        vec![EspCipher::AesGcm16(256), EspCipher::ChaCha20Poly1305, EspCipher::AesGcm16(128)];
+    let cbc = vec![EspCipher::AesCbc(256), EspCipher::AesCbc(128)];
+    let macs = vec![
+        IntegrityAlgorithm::HmacSha384_192,
+        IntegrityAlgorithm::HmacSha256_128,
+        IntegrityAlgorithm::HmacSha512_256,
+    ];
+    let mut all = Vec::new();
+    for (ciphers, integrity) in [(aead, Vec::new()), (cbc, macs)] {
+        for groups in [default_groups(), Vec::new()] {
+            all.push(EspProposal {
+                ciphers: ciphers.clone(),
+                integrity: integrity.clone(),
+                groups,
+                esn: vec![Esn::Yes, Esn::No],
+            });
+        }
+    }
+    all
+}
+
+/// The last method is what every peer has (RFC 8247 §2.4), and all that some have.
+fn default_groups() -> Vec<KeGroup> {
     vec![
-        EspProposal {
-            ciphers: vec![
-                EspCipher::AesGcm16(256),
-                EspCipher::ChaCha20Poly1305,
-                EspCipher::AesGcm16(128),
-            ],
-            integrity: Vec::new(),
-            groups: Vec::new(),
-            esn: vec![Esn::Yes, Esn::No],
-        },
-        EspProposal {
-            ciphers: vec![EspCipher::AesCbc(256), EspCipher::AesCbc(128)],
-            integrity: vec![
-                IntegrityAlgorithm::HmacSha384_192,
-                IntegrityAlgorithm::HmacSha256_128,
-                IntegrityAlgorithm::HmacSha512_256,
-            ],
-            groups: Vec::new(),
-            esn: vec![Esn::Yes, Esn::No],
-        },
+        KeGroup::Curve25519,
+        KeGroup::Ecp384,
+        KeGroup::Ecp256,
+        KeGroup::Modp3072,
+        KeGroup::Modp2048,
     ]
 }
 

@@ -39,12 +39,22 @@ pub struct Mismatch {
     pub broken_answer: Option<&'static str>,
 }
 
+/// [`Difference::what`] of a key exchange method.
+pub(super) const KEY_EXCHANGE: &str = "key exchange";
 /// How many pairs are recorded at most: a peer may offer many.
 pub(super) const MAX_PAIRS: usize = 256;
 /// How many of our proposals are named in the text.
 const SHOWN: usize = 6;
 
 impl Mismatch {
+    /// Whether one of our proposals and one of the peer's differ in nothing but the key exchange:
+    /// for a child, in perfect forward secrecy.
+    #[must_use]
+    pub fn is_key_exchange(&self) -> bool {
+        let only = |pair: &ProposalDiff| pair.differences.iter().all(|it| it.what == KEY_EXCHANGE);
+        self.pairs.iter().any(|pair| !pair.differences.is_empty() && only(pair))
+    }
+
     /// For each of our proposals the pair with the fewest differences.
     pub fn nearest(&self) -> impl Iterator<Item = &ProposalDiff> {
         let mut numbers: Vec<usize> = self.pairs.iter().map(|pair| pair.our_number).collect();

@@ -23,7 +23,7 @@ pub use mismatch::{Difference, Mismatch, ProposalDiff};
 pub use own::Pfs;
 pub use select::{
     EspChoice, IkeChoice, KeDecision, check_esp, check_ike, esp_offer, find_ike, first_group,
-    ike_offer, ke_decision, offers_group, select_esp, select_ike,
+    has_key_exchange, ike_offer, ke_decision, offers_group, select_esp, select_ike, sent_method,
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use alloc::{
     vec::Vec,
 };
 
+use super::mismatch::KEY_EXCHANGE;
 use crate::wire::{Proposal, Transform, TransformType};
 
 /// A transform as a keyword.
@@ -100,7 +101,7 @@ pub(super) const fn kind(kind: TransformType) -> &'static str {
         TransformType::ENCR => "encryption",
         TransformType::PRF => "prf",
         TransformType::INTEG => "integrity",
-        TransformType::KE => "key exchange",
+        TransformType::KE => KEY_EXCHANGE,
         TransformType::ESN => "sequence numbers",
         _ => "an unknown kind of transform",
     }

@@ -24,9 +24,14 @@ pub enum Pfs {
     No,
     /// As configured: CREATE_CHILD_SA.
     Configured,
+    /// As configured, answering a CREATE_CHILD_SA request whose KE payload is of this method, or
+    /// that has none. Of what is configured the peer gets what it has sent: it is spared to ask
+    /// again (RFC 7296 §1.3).
+    Sent(Option<KeGroup>),
 }
 
 /// One proposal of ours: ciphers are all AEAD or none is.
+#[derive(PartialEq, Eq)]
 pub(super) struct Own {
     pub(super) protocol: ProtocolId,
     ciphers: Vec<EspCipher>,
@@ -108,18 +113,34 @@ pub(super) fn of_esp(configured: &[EspProposal], pfs: Pfs) -> Vec<Own> {
     let mut all = Vec::new();
     for proposal in configured {
         for aead in halves(&proposal.ciphers) {
-            all.push(Own {
+            let own = Own {
                 protocol: ProtocolId::ESP,
                 ciphers: only(&proposal.ciphers, aead),
                 integrity: if aead { Vec::new() } else { proposal.integrity.clone() },
                 prfs: Vec::new(),
-                groups: if pfs == Pfs::No { Vec::new() } else { proposal.groups.clone() },
+                groups: groups(proposal, pfs),
                 esn: proposal.esn.clone(),
                 ignore_groups: pfs == Pfs::No,
-            });
+            };
+            // Without their key exchange two proposals may be one.
+            if !all.contains(&own) {
+                all.push(own);
+            }
         }
     }
+    if pfs == Pfs::Sent(None) {
+        all.sort_by_key(|own| !own.groups.is_empty());
+    }
     all
+}
+
+/// The key exchange methods of a proposal for ESP, the most preferred first.
+fn groups(proposal: &EspProposal, pfs: Pfs) -> Vec<KeGroup> {
+    let mut groups = if pfs == Pfs::No { Vec::new() } else { proposal.groups.clone() };
+    if let Pfs::Sent(Some(sent)) = pfs {
+        groups.sort_by_key(|group| *group != sent);
+    }
+    groups
 }
 
 /// The parts a list of ciphers has, in its order: AEAD (true) and others (false).

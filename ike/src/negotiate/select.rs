@@ -176,6 +176,23 @@ pub fn ke_decision(chosen: Option<KeGroup>, payload: Option<&KeyExchange<'_>>) -
     }
 }
 
+/// The method of the KE payload that a request for a Child SA comes with, as a preference.
+#[must_use]
+pub fn sent_method(payload: Option<&KeyExchange<'_>>) -> Pfs {
+    match payload.map(KeyExchange::known_group) {
+        None => Pfs::Sent(None),
+        Some(Some(group)) => Pfs::Sent(Some(group)),
+        Some(None) => Pfs::Configured,
+    }
+}
+
+/// Whether one of the proposals of a peer has a key exchange.
+#[must_use]
+pub fn has_key_exchange(offered: &SecurityAssociation) -> bool {
+    let all = offered.proposals.iter().flat_map(|proposal| &proposal.transforms);
+    { all }.any(|transform| transform.kind == TransformType::KE && transform.id != 0)
+}
+
 /// The method to send a KE payload for at first.
 #[must_use]
 pub fn first_group(configured: &[IkeProposal]) -> Option<KeGroup> {

@@ -19,5 +19,6 @@ mod liveness;
 mod nat;
 mod negotiation;
 mod panics;
+mod pfs;
 mod rekey;
 mod strange_peer;

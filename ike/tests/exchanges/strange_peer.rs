@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Plays A, the original initiator, with its keys.
-struct Impostor {
+pub(crate) struct Impostor {
     /// Has a tunnel of its own to B, which every request of the impostor must leave alone.
     bystander: Bystander,
     header: Header,
@@ -70,7 +70,7 @@ fn impostor(world: &World, bystander: Bystander) -> Impostor {
 
 impl Impostor {
     /// Sends a request to B, lets A hear nothing of it, and shows what B answers.
-    fn ask<T>(
+    pub(crate) fn ask<T>(
         &mut self,
         world: &mut World,
         exchange: ExchangeType,
@@ -102,7 +102,7 @@ impl Impostor {
     }
 
     /// Answers the newest request of B.
-    fn answer(&mut self, world: &mut World, payloads: &[Payload<'_>]) {
+    pub(crate) fn answer(&mut self, world: &mut World, payloads: &[Payload<'_>]) {
         let newest = world.sent.iter().rev().filter(|it| it.path.remote == address(A));
         let request = { newest }.find_map(|it| {
             Header::parse(&it.payload).ok().map(|it| it.0).filter(|header| !header.response)
@@ -115,14 +115,18 @@ impl Impostor {
     }
 
     /// What B asks for with its newest request.
-    fn asked<T>(&self, world: &World, read: impl FnOnce(&ike::wire::Payloads<'_>) -> T) -> T {
+    pub(crate) fn asked<T>(
+        &self,
+        world: &World,
+        read: impl FnOnce(&ike::wire::Payloads<'_>) -> T,
+    ) -> T {
         let newest = world.sent.iter().rev().filter(|it| it.path.remote == address(A));
         let messages = newest.map(|it| Message::parse(&it.payload).unwrap());
         let request = { messages }.find(|it| !it.header.response).unwrap();
         read(&self.opener.open(&request.protected.unwrap()).unwrap().payloads().unwrap())
     }
 
-    fn error(
+    pub(crate) fn error(
         &mut self,
         world: &mut World,
         exchange: ExchangeType,
@@ -137,7 +141,7 @@ fn world() -> (World, Impostor) {
 }
 
 /// Both ends configured alike, but for who they are.
-fn world_with(change: impl Fn(&mut Connection)) -> (World, Impostor) {
+pub(crate) fn world_with(change: impl Fn(&mut Connection)) -> (World, Impostor) {
     let mut world = World::with(1, EndpointConfig::default(), |_, it| change(it));
     world.initiate(A);
     world.run_s(1);
@@ -151,18 +155,18 @@ fn world_with(change: impl Fn(&mut Connection)) -> (World, Impostor) {
 }
 
 /// The IKE SAs of the impostor's tunnel at B.
-fn ike_sas(world: &World) -> Vec<IkeSaView> {
+pub(crate) fn ike_sas(world: &World) -> Vec<IkeSaView> {
     let mut views = world.nodes[B].endpoint.ike_sas();
     views.retain(|it| it.tunnel == Some(TUNNEL));
     views
 }
 
 /// How many pairs it has there.
-fn pairs(world: &World) -> usize {
+pub(crate) fn pairs(world: &World) -> usize {
     world.nodes[B].pairs.values().filter(|(inbound, _)| inbound.child == CHILD).count()
 }
 
-fn child_request(spi: u32, esp: &str) -> Vec<Payload<'static>> {
+pub(crate) fn child_request(spi: u32, esp: &str) -> Vec<Payload<'static>> {
     let mut nonce = vec![0; 32];
     Dice(u64::from(spi)).fill(&mut nonce);
     let ts = |text: &str| TrafficSelectors::new(vec![text.parse().unwrap()]);
@@ -175,7 +179,7 @@ fn child_request(spi: u32, esp: &str) -> Vec<Payload<'static>> {
 }
 
 /// Asks for a successor of the pair that the peer receives with `old`.
-fn rekey_request(old: u32, spi: u32, esp: &str) -> Vec<Payload<'static>> {
+pub(crate) fn rekey_request(old: u32, spi: u32, esp: &str) -> Vec<Payload<'static>> {
     let mut request = child_request(spi, esp);
     let (protocol, spi) = (ProtocolId::ESP, Spi::Esp(old));
     let notify = Notify { protocol, spi, ..Notify::new(NotifyType::REKEY_SA) };
@@ -184,7 +188,7 @@ fn rekey_request(old: u32, spi: u32, esp: &str) -> Vec<Payload<'static>> {
 }
 
 const ESP: &str = "aes256gcm16-esn";
-const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+pub(crate) const CREATE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 const INFORM: ExchangeType = ExchangeType::INFORMATIONAL;
 
 #[test]

@@ -10,7 +10,7 @@ use super::{
         pair::{self, Made},
         refusal, rekey_child_sa,
     },
-    Installed, config_of, no_spi, offered,
+    Installed, config_of, method, no_spi, offered,
 };
 use crate::{
     config::ChildConfig,
@@ -40,8 +40,9 @@ pub(crate) struct Plan {
     /// The pair to replace.
     pub(crate) old: Option<PairId>,
     pub(crate) attempts: u32,
-    /// Groups that were tried: INVALID_KE_PAYLOAD cannot lead in circles.
-    tried: Vec<KeGroup>,
+    /// Methods that were tried, `None` for no key exchange: INVALID_KE_PAYLOAD cannot lead in
+    /// circles.
+    pub(super) tried: Vec<Option<KeGroup>>,
 }
 
 impl Plan {
@@ -143,7 +144,8 @@ pub(crate) fn start(
     }
     let Some(config) = config_of(sa, shared, child) else { return Ok(()) };
     let config = Box::new(config);
-    begin(sa, shared, Plan { config, old: None, attempts, tried: Vec::new() }, None)
+    let method = method::first(sa, &config, None);
+    begin(sa, shared, Plan { config, old: None, attempts, tried: Vec::new() }, method)
 }
 
 /// Asks for a successor of a pair.
@@ -157,7 +159,8 @@ pub(crate) fn start_rekey(
         return Ok(());
     };
     let old = Some(pair);
-    begin(sa, shared, Plan { config, old, attempts, tried: Vec::new() }, group)
+    let method = method::first(sa, &config, group);
+    begin(sa, shared, Plan { config, old, attempts, tried: Vec::new() }, method)
 }
 
 /// Makes a key pair if there is a key exchange, else sends at once.
@@ -165,13 +168,11 @@ fn begin(
     sa: &mut Established,
     shared: &mut Shared,
     mut plan: Plan,
-    group: Option<KeGroup>,
+    method: Option<KeGroup>,
 ) -> Step {
-    let offers = |group: &KeGroup| plan.config.proposals.iter().any(|it| it.groups.contains(group));
-    let first = plan.config.proposals.iter().find_map(|it| it.groups.first()).copied();
-    match group.filter(offers).or(first) {
+    plan.tried.push(method);
+    match method {
         Some(group) => {
-            plan.tried.push(group);
             let ticket = shared.request(Waiter::Ike(sa.id), RequestKind::GenerateKey { group });
             sa.own = Some(OwnExchange::Child(Creating::Key(AwaitKey { plan, group, ticket })));
             Ok(())
@@ -317,7 +318,12 @@ fn accept(
     let nonce_r = payloads.require_nonce().map_err(syntax)?.0.to_vec();
     let (choice, local, remote) = accept_child(&plan.config, payloads, Pfs::Configured)?;
     let peer_public = match (choice.group, payloads.ke()) {
-        (None, _) => None,
+        (None, None) => None,
+        (None, Some(_)) => {
+            let message = "the peer sent a public value, but the proposal that it chose has no key \
+                           exchange: the two ends would have different keys";
+            return Err(Failure::new(FailureCode::InvalidKe, message));
+        }
         (Some(chosen), Some(ke))
             if Some(chosen) == group
                 && ke.known_group() == group
@@ -388,13 +394,8 @@ fn undo(
 fn on_error(sa: &mut Established, shared: &mut Shared, plan: Plan, notify: &Notify<'_>) -> Step {
     match notify.kind {
         NotifyType::INVALID_KE_PAYLOAD => {
-            let wanted = notify.data_u16().and_then(KeGroup::from_transform_id);
-            let group = wanted.filter(|group| {
-                !plan.tried.contains(group)
-                    && plan.config.proposals.iter().any(|it| it.groups.contains(group))
-            });
-            if group.is_some() {
-                return begin(sa, shared, plan, group);
+            if let Some(method) = method::asked_for(&plan, notify) {
+                return begin(sa, shared, plan, method);
             }
         }
         NotifyType::TEMPORARY_FAILURE => {
@@ -414,7 +415,8 @@ fn on_error(sa: &mut Established, shared: &mut Shared, plan: Plan, notify: &Noti
         }
         _ => {}
     }
-    let failure = refusal::failure_of_child(notify, "our request for a child", &plan.config);
+    let mut failure = refusal::failure_of_child(notify, "our request for a child", &plan.config);
+    refusal::explain_key_exchange(&mut failure, &plan.config, plan.old.is_some());
     fail(sa, shared, &plan, failure)
 }
 

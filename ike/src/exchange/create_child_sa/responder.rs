@@ -17,7 +17,9 @@ use crate::{
     config::{ChildConfig, Endpoints},
     event::{Failure, FailureCode},
     input::CompletionResult,
-    negotiate::{KeDecision, Pfs, ke_decision, select_esp, traffic_selector},
+    negotiate::{
+        KeDecision, Pfs, has_key_exchange, ke_decision, select_esp, sent_method, traffic_selector,
+    },
     output::{RequestKind, Ticket},
     sa::{
         channel::Role,
@@ -145,7 +147,8 @@ pub(crate) fn answer(
     wanted: Wanted,
     payloads: &Payloads<'_>,
 ) -> Result<(), Refusal> {
-    let pfs = if wanted.exchange == ExchangeType::IKE_AUTH { Pfs::No } else { Pfs::Configured };
+    let first = wanted.exchange == ExchangeType::IKE_AUTH;
+    let pfs = if first { Pfs::No } else { sent_method(payloads.ke()) };
     let sa_i = payloads.require_sa()?;
     let (ts_i, ts_r) = (payloads.require_ts_i()?, payloads.require_ts_r()?);
     let old = wanted.old.and_then(|old| shared.children.get(old)).map(|old| old.child);
@@ -165,10 +168,19 @@ pub(crate) fn answer(
     let choice = match select_esp(&config.proposals, sa_i, pfs) {
         Ok(choice) => choice,
         Err(mismatch) => {
-            let failure = Failure::new(FailureCode::NoProposalChosen, format!("{mismatch}"));
+            let mut failure = Failure::new(FailureCode::NoProposalChosen, format!("{mismatch}"));
+            if mismatch.is_key_exchange() {
+                refusal::explain_key_exchange(&mut failure, &config, true);
+            }
             return refuse(sa, shared, Some(config.child), failure);
         }
     };
+    if !first && payloads.ke().is_some() && !has_key_exchange(sa_i) {
+        let message = "the peer sent a public value for a child, but none of its proposals has a \
+                       key exchange: the two ends might have different keys";
+        let failure = Failure::new(FailureCode::NoProposalChosen, message);
+        return refuse(sa, shared, Some(config.child), failure);
+    }
     let group = match ke_decision(choice.group, payloads.ke()) {
         KeDecision::None => None,
         KeDecision::Use(group) => Some(group),

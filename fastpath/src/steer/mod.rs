@@ -17,6 +17,7 @@ pub(crate) mod counter;
 mod names;
 pub(crate) mod netlink;
 mod nft;
+pub(crate) mod path;
 mod sources;
 mod watch;
 

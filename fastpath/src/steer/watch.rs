@@ -27,6 +27,8 @@ pub(crate) struct Changes {
     pub down: bool,
     /// Somebody touched our nftables table, or may have.
     pub table: bool,
+    /// What fits a path may be something else now.
+    pub paths: bool,
 }
 
 /// Sockets that become readable when the system changes around us: addresses come and go, a
@@ -71,9 +73,11 @@ impl Watch {
         while let Some(replies) = drain(&self.route, &mut buffer) {
             let Ok(replies) = replies else {
                 (changes.addresses, changes.routes, changes.down) = (true, true, true);
+                changes.paths = true;
                 continue;
             };
             for reply in replies {
+                changes.paths |= reply.route().is_none();
                 match reply.kind {
                     RTM_NEWLINK | RTM_DELLINK => {
                         changes.addresses = true;

@@ -11,6 +11,7 @@ mod fragments;
 mod guarded;
 mod order;
 mod passing;
+mod path_mtu;
 mod process;
 mod raw;
 mod steering;

@@ -1,22 +1,27 @@
 //! Key exchange methods (RFC 7296 §3.4, transform type 4), as an IKE KE payload carries them.
 //!
 //! [`generate`] makes a private value and the public value to send; [`PrivateKey::agree`] consumes
-//! the private value, so that it is used once. All work on secrets is in constant time.
+//! a handle of the private value, so that it is used once unless its owner keeps another. All work
+//! on secrets is in constant time.
 
 mod curve25519;
 mod modp;
 mod nist;
 
 use core::fmt;
+use std::sync::Arc;
 
 use sa_store::{KeGroup, SecretBytes};
 
 use crate::random::RandomSource;
 
-/// A private value, wiped on drop. It can go to another thread and shows nothing in `Debug`.
+/// A private value, wiped when its last handle goes. It can go to another thread and shows nothing
+/// in `Debug`. A clone is a handle of the same value, for who has to agree with several answers to
+/// one message (RFC 7296 §2.12): each public value is checked.
+#[derive(Clone)]
 pub struct PrivateKey {
     group: KeGroup,
-    secret: SecretBytes,
+    secret: Arc<SecretBytes>,
 }
 
 impl fmt::Debug for PrivateKey {
@@ -77,7 +82,7 @@ pub fn generate(group: KeGroup, random: &mut dyn RandomSource) -> Result<KePair,
         KeGroup::Ecp256 | KeGroup::Ecp384 => nist::generate(group, random)?,
         KeGroup::Modp2048 | KeGroup::Modp3072 => modp::generate(group, random)?,
     };
-    Ok(KePair { private: PrivateKey { group, secret }, public })
+    Ok(KePair { private: PrivateKey { group, secret: Arc::new(secret) }, public })
 }
 
 impl PrivateKey {

@@ -12,12 +12,15 @@
 //! [Agree], then IKE_AUTH
 //! ```
 
+mod answer;
+mod attempt;
 mod initiator;
 mod responder;
 
 use alloc::vec::Vec;
 
-pub(crate) use initiator::{Initiating, Target, connecting, start, unreachable};
+pub(crate) use answer::{Answered, Line, Reading};
+pub(crate) use initiator::{Agreed, Initiating, Target, connecting, start, unreachable};
 pub(crate) use responder::{HalfOpen, Opening, on_first_request};
 
 use crate::{

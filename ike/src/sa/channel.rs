@@ -7,7 +7,7 @@ use sa_store::{IkeSpi, Instant};
 
 use super::{
     mobility::Mobility,
-    nat::{NAT_PORT, Nat},
+    nat::{self, NAT_PORT, Nat},
     window::{Due, RequestId, Resend, Window},
 };
 use crate::{
@@ -321,6 +321,16 @@ impl Channel {
     pub(crate) fn seen_at(&mut self, path: Endpoints) {
         if self.nat.remote && !self.nat.local && path.local == self.path.local {
             self.mobility.seen(path, self.path);
+        }
+    }
+
+    /// The peer has proved what it said of NATs and fragments: what was read in its name before
+    /// does not count.
+    pub(crate) fn settle(&mut self, nat: Nat, fragmentation: bool) {
+        self.nat = nat;
+        self.fragmentation = fragmentation;
+        if nat.any() {
+            self.path = nat::float(self.path);
         }
     }
 

@@ -97,7 +97,8 @@ impl IkeSa {
             Self::Initiating(state) => state.on_completion(shared, ticket, result),
             Self::HalfOpen(state) => state.on_completion(shared, ticket, result),
             Self::Established(state) => state.on_completion(shared, ticket, result),
-            Self::Authenticating(_) | Self::Closed(_) => Some(self),
+            Self::Authenticating(state) => state.on_completion(shared, ticket, result),
+            Self::Closed(_) => Some(self),
         }
     }
 

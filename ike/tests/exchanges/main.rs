@@ -11,6 +11,7 @@ mod children;
 mod collision;
 mod deletion;
 mod duplicates;
+mod forged;
 mod fragmentation;
 mod handshake;
 mod hostile;

@@ -1,158 +1,95 @@
 //! The initiator's side.
 
-use alloc::{boxed::Box, format, sync::Arc, vec::Vec};
+mod candidate;
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::net::SocketAddr;
 
-use sa_store::{ChildId, EspSpi, Identity, IdentityPattern, Instant, TunnelId};
+use candidate::{Candidate, First, Proven, Unproven};
+use sa_store::{ChildId, Instant, TunnelId};
 
-use super::{announce, claimed, wrong_auth};
+use super::announce;
 use crate::{
-    config::{AuthMethod, ChildConfig, Connection, Endpoints},
-    connections,
+    config::Endpoints,
     event::{Event, Failure, FailureCode},
     exchange::{
-        create_child_sa::{self, accept_child, no_spi, offered},
-        ike_sa_init::{Target, Transcript, connecting, unreachable},
+        create_child_sa::{self, accept_child},
+        ike_sa_init::{Agreed, Initiating, Target, Transcript, connecting, unreachable},
         pair::Made,
         refusal,
     },
-    keys::{Opened, PeerAuthenticated, SignedOctets, psk_auth, verify_psk},
-    negotiate::{Pfs, esp_offer},
+    input::CompletionResult,
+    keys::Opened,
+    negotiate::Pfs,
+    output::Ticket,
     sa::{
         IkeSa, Task,
-        channel::{Channel, Received, Role, Secrets},
+        channel::{Channel, Received, Role},
         established::{Established, Peer, Step},
         window::Due,
     },
     shared::{Action, Shared},
     view::{IkeSaId, IkeSaView},
-    wire::{
-        Delete, ExchangeType, Identification, Notify, NotifyType, Payload, Payloads, WireError,
-    },
+    wire::{ExchangeType, Header, Payloads, WireError},
 };
 
-/// An IKE SA whose IKE_AUTH request is on its way.
+/// An IKE SA whose IKE_AUTH request is on its way: one for each answer to IKE_SA_INIT that is
+/// tried. Which of these is the peer's shows when it proves who it is (RFC 7296 §2.4).
 #[derive(Debug)]
 pub(crate) struct Authenticating {
-    target: Target,
-    channel: Channel,
-    secrets: Secrets,
-    transcript: Transcript,
-    local_id: Identity,
-    first: First,
+    init: Box<Initiating>,
+    /// At least one.
+    candidates: Vec<Candidate>,
 }
 
-/// The child that IKE_AUTH brings.
-#[derive(Debug)]
-struct First {
-    config: Box<ChildConfig>,
-    spi_in: EspSpi,
-}
-
-/// Proves our identity and asks for the first child.
-pub(crate) fn start(
-    shared: &mut Shared,
-    target: Target,
-    channel: Channel,
-    secrets: Secrets,
-    transcript: Transcript,
-) -> Option<IkeSa> {
-    match prepare(shared, target, channel, secrets, transcript) {
-        Ok(state) => Some(IkeSa::Authenticating(state)),
-        Err((target, own_spi, failure)) => {
-            shared.directory.remove_spi(own_spi);
-            let tunnel = Some(target.connection.tunnel);
-            shared.failed(tunnel, None, target.path.remote, failure);
-            None
-        }
-    }
-}
-
-type NotStarted = (Box<Target>, sa_store::IkeSpi, Failure);
-
-fn prepare(
-    shared: &mut Shared,
-    target: Target,
-    channel: Channel,
-    secrets: Secrets,
-    transcript: Transcript,
-) -> Result<Box<Authenticating>, NotStarted> {
-    let own_spi = channel.spis.own();
-    let refuse = |target: Target, failure| Err((Box::new(target), own_spi, failure));
-    let wanted = target
-        .children
-        .iter()
-        .find_map(|child| target.connection.children.iter().find(|config| config.child == *child));
-    let Some(config) = wanted.cloned().map(Box::new) else {
-        let message = "the tunnel has no child that could be established";
-        return refuse(target, Failure::new(FailureCode::Internal, message));
-    };
-    let Some(spi_in) = shared.spis.allocate() else { return refuse(target, no_spi()) };
-    let local_id = connections::local_id(&target.connection, channel.path);
-    let first = First { config, spi_in };
-    let mut state =
-        Box::new(Authenticating { target, channel, secrets, transcript, local_id, first });
-    match state.send(shared) {
-        Ok(()) => Ok(state),
-        Err(failure) => {
-            shared.spis.release(spi_in);
-            refuse(state.target, failure)
-        }
-    }
-}
-
-/// Whether there is no other IKE SA between the two identities, in whichever tunnel: the peer
-/// deletes all that it knows of when we say so (RFC 7296 §2.4). One that may come up while the
-/// peer reads our message counts.
-fn is_first_contact(
-    shared: &Shared,
-    connection: &Connection,
-    local_id: &Identity,
-    path: Endpoints,
-) -> bool {
-    let present = |tunnel: TunnelId| {
-        shared.is_calling(tunnel) || shared.directory.of_tunnel(tunnel).next().is_some()
-    };
-    let same = |other: &Connection| connections::is_local_id(other, path, local_id);
-    let mut others = shared.connections.meeting(&connection.remote_id);
-    !present(connection.tunnel) && !others.any(|other| same(other) && present(other.tunnel))
+/// Proves our identity to who gave the first answer, and asks for the first child.
+pub(crate) fn start(shared: &mut Shared, init: Box<Initiating>, agreed: Agreed) -> Option<IkeSa> {
+    let state = Box::new(Authenticating { init, candidates: Vec::new() });
+    state.try_answer(shared, agreed)
 }
 
 impl Authenticating {
     pub(crate) fn tunnel(&self) -> TunnelId {
-        self.target.connection.tunnel
+        self.init.tunnel()
     }
 
     pub(crate) fn children_mut(&mut self) -> &mut Vec<ChildId> {
-        &mut self.target.children
+        self.init.children_mut()
     }
 
-    fn send(&mut self, shared: &mut Shared) -> Result<(), Failure> {
-        let connection = &self.target.connection;
-        let id = Identification::new(&self.local_id);
-        let identity = id.rest_of_payload();
-        let octets = SignedOctets {
-            message: &self.transcript.request,
-            peer_nonce: &self.transcript.nonce_r,
-            identity: &identity,
-        };
-        let AuthMethod::Psk(secret) = &connection.auth;
-        let auth = psk_auth(secret, &self.secrets.sk_pi, &octets);
-        let mut payloads = alloc::vec![Payload::IdI(id)];
-        if is_first_contact(shared, connection, &self.local_id, self.channel.path) {
-            payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT)));
+    /// Tries one more answer.
+    fn try_answer(mut self: Box<Self>, shared: &mut Shared, agreed: Agreed) -> Option<IkeSa> {
+        match Candidate::open(shared, &self.init, agreed) {
+            Ok(candidate) => {
+                self.candidates.push(candidate);
+                self.go_on(shared)
+            }
+            Err(failure) => {
+                self.fail(shared, failure);
+                None
+            }
         }
-        if let IdentityPattern::Exact(remote) = &connection.remote_id {
-            payloads.push(Payload::IdR(Identification::new(remote)));
+    }
+
+    /// After every step: what is next.
+    fn go_on(mut self: Box<Self>, shared: &mut Shared) -> Option<IkeSa> {
+        self.init.go_on(shared, !self.candidates.is_empty());
+        if self.candidates.is_empty() {
+            return Some(IkeSa::Initiating(self.init));
         }
-        let config = &self.first.config;
-        payloads.push(Payload::Auth(auth));
-        payloads.push(Payload::Sa(esp_offer(&config.proposals, self.first.spi_in, Pfs::No)));
-        payloads.push(Payload::TsI(offered(&config.local)));
-        payloads.push(Payload::TsR(offered(&config.remote)));
-        self.channel
-            .request(shared, ExchangeType::IKE_AUTH, &payloads)
-            .map_err(|error| Failure::new(FailureCode::Internal, format!("{error}")))
+        Some(IkeSa::Authenticating(self))
+    }
+
+    pub(crate) fn on_completion(
+        mut self: Box<Self>,
+        shared: &mut Shared,
+        ticket: Ticket,
+        result: CompletionResult,
+    ) -> Option<IkeSa> {
+        match self.init.completed(shared, ticket, result) {
+            Ok(Some(agreed)) => self.try_answer(shared, agreed),
+            Ok(None) | Err(_) => self.go_on(shared),
+        }
     }
 
     pub(crate) fn on_datagram(
@@ -161,105 +98,88 @@ impl Authenticating {
         path: Endpoints,
         datagram: &[u8],
     ) -> Option<IkeSa> {
-        match self.channel.receive(shared, path, datagram) {
-            Received::Response(ExchangeType::IKE_AUTH, opened) => self.on_response(shared, opened),
-            Received::Response(..) => {
-                let message = "the peer answered IKE_AUTH with another exchange";
-                self.fail(shared, Failure::new(FailureCode::InvalidSyntax, message));
-                None
+        let Ok((header, _)) = Header::parse(datagram) else {
+            shared.counters.malformed += 1;
+            return Some(IkeSa::Authenticating(self));
+        };
+        if header.exchange == ExchangeType::IKE_SA_INIT {
+            if let Some(answered) = self.init.read(shared, path, datagram) {
+                let tried = &mut self.candidates;
+                if !tried.iter_mut().any(|it| it.answered.merge(&answered)) {
+                    self.init.take(answered);
+                }
             }
-            Received::Request(..) => {
-                // The peer is ahead: it repeats the request when we are as far.
-                shared.counters.unexpected += 1;
-                Some(IkeSa::Authenticating(self))
-            }
-            Received::Nothing => Some(IkeSa::Authenticating(self)),
+            return self.go_on(shared);
         }
+        let fits = |it: &Candidate| it.channel.spis.match_peer(&header);
+        if !self.candidates.iter().any(fits) {
+            shared.counters.unknown_spi += 1;
+        }
+        for at in 0..self.candidates.len() {
+            let Some(candidate) = self.candidates.get_mut(at).filter(|it| fits(it)) else {
+                continue;
+            };
+            match candidate.channel.receive(shared, path, datagram) {
+                Received::Response(exchange, opened) => {
+                    let candidate = self.candidates.remove(at);
+                    return self.on_response(shared, candidate, (exchange, opened));
+                }
+                // The peer is ahead: it repeats the request when we are as far.
+                Received::Request(..) => shared.counters.unexpected += 1,
+                Received::Nothing => {}
+            }
+        }
+        Some(IkeSa::Authenticating(self))
     }
 
+    /// A response with the keys of an answer: it proves that this is the peer's, or ends it.
     fn on_response(
-        self: Box<Self>,
+        mut self: Box<Self>,
         shared: &mut Shared,
-        opened: Result<Opened, WireError>,
+        mut candidate: Candidate,
+        (exchange, opened): (ExchangeType, Result<Opened, WireError>),
     ) -> Option<IkeSa> {
-        let syntax = |error: &WireError| {
-            let message = format!("the peer's IKE_AUTH response is not valid: {error}");
-            Failure::new(FailureCode::InvalidSyntax, message)
+        let judged = if exchange == ExchangeType::IKE_AUTH {
+            candidate.judge(&self.init.target.connection, &opened)
+        } else {
+            let message = "the peer answered IKE_AUTH with another exchange";
+            Err(Unproven::Refused(Failure::new(FailureCode::InvalidSyntax, message)))
         };
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.fail(shared, syntax(&error));
-                return None;
+        match judged {
+            Ok(proven) => {
+                let payloads = opened.as_ref().ok().and_then(|opened| opened.payloads().ok())?;
+                self.establish(shared, candidate, proven, &payloads)
             }
-        };
-        let payloads = match opened.payloads() {
-            Ok(payloads) => payloads,
-            Err(error) => {
-                self.refuse_peer(shared, syntax(&error));
-                return None;
-            }
-        };
-        match self.verify(&payloads) {
-            Ok((proof, remote_id)) => self.establish(shared, proof, remote_id, &payloads),
             Err(Unproven::Refused(failure)) => {
-                self.fail(shared, failure);
-                None
+                candidate.release(shared);
+                self.init.refused(shared, failure, true);
+                self.go_on(shared)
             }
             Err(Unproven::Wrong(failure)) => {
-                self.refuse_peer(shared, failure);
-                None
+                candidate.refuse(shared);
+                candidate.release(shared);
+                self.init.refused(shared, failure, false);
+                self.go_on(shared)
             }
         }
     }
 
-    /// Whether the peer is who it should be.
-    fn verify(&self, payloads: &Payloads<'_>) -> Result<(PeerAuthenticated, Identity), Unproven> {
-        if let (None, Some(notify)) = (payloads.auth(), payloads.error_notify()) {
-            return Err(Unproven::Refused(refusal::failure_of(notify, "our IKE_AUTH")));
-        }
-        let missing = |error: WireError| {
-            let message = format!("the peer's IKE_AUTH response is incomplete: {error}");
-            Unproven::Wrong(Failure::new(FailureCode::InvalidSyntax, message))
-        };
-        let id = payloads.require_id_r().map_err(missing)?;
-        let auth = payloads.require_auth().map_err(missing)?;
-        let connection = &self.target.connection;
-        let remote_id = id.identity().map_err(|error| {
-            let message = format!("the peer's identity cannot be read: {error}");
-            Unproven::Wrong(Failure::new(FailureCode::IdentityMismatch, message))
-        })?;
-        let octets = SignedOctets {
-            message: &self.transcript.response,
-            peer_nonce: &self.transcript.nonce_i,
-            identity: &id.rest_of_payload(),
-        };
-        let AuthMethod::Psk(secret) = &connection.auth;
-        let proof = verify_psk(secret, &self.secrets.sk_pr, &octets, auth);
-        if !connection.remote_id.accepts(&remote_id) {
-            let message = format!(
-                "the peer says it is {}, and {} is expected: compare remote.id here with the \
-                 peer's own identity",
-                claimed(&remote_id),
-                connection.remote_id
-            );
-            return Err(Unproven::Wrong(Failure::new(FailureCode::IdentityMismatch, message)));
-        }
-        match proof {
-            Ok(proof) => Ok((proof, remote_id)),
-            Err(_) => Err(Unproven::Wrong(wrong_auth(auth.method, &remote_id, &self.local_id))),
-        }
-    }
-
+    /// The answer is the peer's: the others are forgotten.
     fn establish(
-        self: Box<Self>,
+        self,
         shared: &mut Shared,
-        proof: PeerAuthenticated,
-        remote_id: Identity,
+        candidate: Candidate,
+        proven: Proven,
         payloads: &Payloads<'_>,
     ) -> Option<IkeSa> {
-        let Self { target, channel, secrets, transcript, local_id, first } = *self;
-        let Target { id, connection, children, begun, .. } = target;
+        let Self { init, candidates } = self;
+        for other in candidates {
+            other.release(shared);
+        }
+        let Candidate { answered, mut channel, secrets, local_id, first } = candidate;
+        let Proven { proof, remote_id, reading } = proven;
+        channel.settle(reading.nat, reading.fragmentation);
+        let Target { id, connection, children, begun, .. } = init.into_target();
         let line = (id, channel.spis.spi_i);
         let peer = Peer::new(proof, connection, (local_id, remote_id), line, true);
         let mut sa = Box::new(Established::new(shared, id, Arc::new(peer), channel, secrets));
@@ -269,30 +189,34 @@ impl Authenticating {
         for child in children.into_iter().filter(|child| *child != first.config.child) {
             sa.queue.push(Task::CreateChild(child), now);
         }
-        let step = first_child(&mut sa, shared, first, &transcript, payloads);
+        let step = first_child(&mut sa, shared, first, &answered.transcript, payloads);
         sa.carry_on(shared, step)
     }
 
-    /// The peer did not prove who it is: it may think that all is well, so it is told (RFC 7296
-    /// §2.21.2). Nothing is kept to repeat it.
-    fn refuse_peer(mut self: Box<Self>, shared: &mut Shared, failure: Failure) {
-        let notify = Notify::new(NotifyType::AUTHENTICATION_FAILED);
-        let payloads = [Payload::Notify(notify), Payload::Delete(Delete::ike())];
-        // If it cannot be sealed, the peer finds out by itself.
-        let _ = self.channel.request(shared, ExchangeType::INFORMATIONAL, &payloads);
-        self.fail(shared, failure);
-    }
-
     pub(crate) fn on_timeout(mut self: Box<Self>, shared: &mut Shared) -> Option<IkeSa> {
-        match self.channel.on_timeout(shared) {
-            Due::Wait => Some(IkeSa::Authenticating(self)),
-            Due::Again(tries) => {
-                let (tunnel, remote) = (self.tunnel(), self.channel.path.remote);
-                shared.event(Event::Retransmitting { tunnel, remote, tries });
-                Some(IkeSa::Authenticating(self))
+        let (tunnel, mut at) = (self.tunnel(), 0);
+        while let Some(candidate) = self.candidates.get_mut(at) {
+            let path = candidate.channel.path;
+            match candidate.channel.on_timeout(shared) {
+                Due::Wait => {}
+                Due::Again(tries) => {
+                    shared.event(Event::Retransmitting { tunnel, remote: path.remote, tries });
+                }
+                Due::GiveUp => {
+                    self.candidates.remove(at).release(shared);
+                    if self.candidates.is_empty() && self.init.is_over() {
+                        let failure = unreachable(shared, path);
+                        self.fail(shared, failure);
+                        return None;
+                    }
+                    continue;
+                }
             }
-            Due::GiveUp => {
-                let failure = unreachable(shared, self.channel.path);
+            at += 1;
+        }
+        match self.init.tick(shared, !self.candidates.is_empty()) {
+            Ok(()) => self.go_on(shared),
+            Err(failure) => {
                 self.fail(shared, failure);
                 None
             }
@@ -300,34 +224,33 @@ impl Authenticating {
     }
 
     pub(crate) fn due(&self, shared: &Shared) -> Instant {
-        self.channel.due(shared)
+        let candidates = self.candidates.iter().map(|it| it.channel.due(shared)).min();
+        self.init.due_while(true).min(candidates.unwrap_or(Instant::NEVER))
+    }
+
+    fn channel(&self) -> Option<&Channel> {
+        self.candidates.first().map(|candidate| &candidate.channel)
+    }
+
+    pub(crate) fn remote(&self) -> SocketAddr {
+        self.channel().map_or_else(|| self.init.remote(), |channel| channel.path.remote)
     }
 
     /// Gives up.
-    pub(crate) fn remote(&self) -> SocketAddr {
-        self.channel.path.remote
-    }
-
-    pub(crate) fn fail(self: Box<Self>, shared: &mut Shared, failure: Failure) {
-        shared.spis.release(self.first.spi_in);
-        shared.directory.remove_spi(self.channel.spis.own());
-        shared.failed(Some(self.tunnel()), None, self.channel.path.remote, failure);
+    pub(crate) fn fail(self, shared: &mut Shared, failure: Failure) {
+        let Self { init, candidates } = self;
+        for candidate in candidates {
+            candidate.release(shared);
+        }
+        init.fail(shared, failure);
     }
 
     pub(crate) fn view(&self, id: IkeSaId) -> IkeSaView {
-        let channel = &self.channel;
+        let Some(channel) = self.channel() else { return self.init.view(id) };
         let view =
             connecting(id, Some(self.tunnel()), channel.spis, channel.path, Some(channel.suite));
         IkeSaView { nat_local: channel.nat.local, nat_remote: channel.nat.remote, ..view }
     }
-}
-
-/// Why the peer is not authenticated.
-enum Unproven {
-    /// It refused us.
-    Refused(Failure),
-    /// It is wrong itself.
-    Wrong(Failure),
 }
 
 /// The IKE SA stands; what became of its first child?

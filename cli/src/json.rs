@@ -19,6 +19,15 @@ pub struct Status<'a> {
     internal_errors: u64,
     dropped: std::collections::BTreeMap<&'a str, u64>,
     warnings: &'a [String],
+    clear: Vec<Clear<'a>>,
+}
+
+/// A network that stays clear beside children for everything.
+#[derive(Serialize)]
+struct Clear<'a> {
+    network: &'a str,
+    /// Where it is connected; nothing where the configuration names it.
+    interface: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -153,6 +162,11 @@ impl<'a> From<&'a proto::GetStatusResponse> for Status<'a> {
             internal_errors: status.internal_errors,
             dropped: status.dropped.iter().map(|c| (&*c.reason, c.count)).collect(),
             warnings: &status.warnings,
+            clear: status
+                .clear
+                .iter()
+                .map(|clear| Clear { network: &clear.network, interface: filled(&clear.interface) })
+                .collect(),
         }
     }
 }

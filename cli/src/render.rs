@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write, time::Duration};
 
-use api::postern::v1::{Child, Endpoint, Event, GetStatusResponse, IkeSa, Tunnel};
+use api::postern::v1::{Child, ClearNetwork, Endpoint, Event, GetStatusResponse, IkeSa, Tunnel};
 
 use crate::time::rfc3339;
 
@@ -78,6 +78,9 @@ pub fn status(
         let text = format!("warning: {}", clean(warning));
         let _ = writeln!(out, "{}", style.paint(Tone::Busy, &text));
     }
+    if !now.clear.is_empty() {
+        let _ = writeln!(out, "stays clear: {}", left_clear(&now.clear));
+    }
     let earlier = before.map(|(before, span)| (counters(before), span));
     let mut tunnels: Vec<&Tunnel> = now.tunnels.iter().collect();
     tunnels.sort_by_key(|tunnel| severity(tunnel));
@@ -86,6 +89,25 @@ pub fn status(
         show_tunnel(&mut out, tunnel, earlier.as_ref(), style, columns);
     }
     out
+}
+
+/// Networks of this many are shown.
+const CLEAR_SHOWN: usize = 8;
+
+/// Networks that stay clear, with their interfaces.
+fn left_clear(clear: &[ClearNetwork]) -> String {
+    let mut shown: Vec<String> = clear
+        .iter()
+        .take(CLEAR_SHOWN)
+        .map(|clear| match &*clear.interface {
+            "" => clean(&clear.network),
+            interface => format!("{} by {}", clean(&clear.network), clean(interface)),
+        })
+        .collect();
+    if let Some(more @ 1..) = clear.len().checked_sub(CLEAR_SHOWN) {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
 }
 
 type Counters<'a> = HashMap<(&'a str, &'a str), (u64, u64)>;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::postern::v1::{
-    Child, Dropped, Endpoint, Event, GetStatusResponse, IkeSa, LastError, Tunnel,
+    Child, ClearNetwork, Dropped, Endpoint, Event, GetStatusResponse, IkeSa, LastError, Tunnel,
 };
 use cli::{
     json,
@@ -119,7 +119,7 @@ fn json_is_the_documented_document() {
         "installed_s":12,"rekey_in_s":3265,"expires_in_s":3960,
         "draining":[],"passed_over":[],"uncovered":{"local":[],"remote":[]}}],"last_error":null,
         "held":false,"next_attempt_in_s":null}],
-        "no_sa":0,"ike_dropped":{},"internal_errors":0,"dropped":{},"warnings":[]}"#;
+        "no_sa":0,"ike_dropped":{},"internal_errors":0,"dropped":{},"warnings":[],"clear":[]}"#;
     let documented: String = documented.lines().map(str::trim).collect();
     assert_eq!(document, documented);
 }
@@ -128,13 +128,21 @@ fn json_is_the_documented_document() {
 fn what_the_operator_should_change_stands_above_the_tunnels() {
     let mut status = status(vec![up()]);
     status.warnings = vec!["forwarding is off: sysctl -w x=1\u{1b}".into()];
+    let clear = |network: &str, interface: &str| ClearNetwork {
+        network: network.into(),
+        interface: interface.into(),
+    };
+    status.clear = vec![clear("10.1.0.0/24", "lan\u{1b}"), clear("192.168.9.0/24", "")];
     let text = render::status(&status, None, Style::Plain, None);
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("site-a: 1 of 1 tunnel up"));
     assert_eq!(lines.next(), Some("warning: forwarding is off: sysctl -w x=1\u{fffd}"));
+    assert_eq!(lines.next(), Some("stays clear: 10.1.0.0/24 by lan\u{fffd}, 192.168.9.0/24"));
     assert_eq!(lines.next(), Some(""));
     let json = serde_json::to_value(json::Status::from(&status)).unwrap();
     assert_eq!(json["warnings"][0], "forwarding is off: sysctl -w x=1\u{1b}");
+    assert_eq!(json["clear"][0]["interface"], "lan\u{1b}");
+    assert!(json["clear"][1]["interface"].is_null());
 }
 
 #[test]

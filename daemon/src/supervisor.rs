@@ -313,6 +313,11 @@ async fn serve(
                 dropped,
                 ike_overload: overload.load(Ordering::Relaxed),
                 warnings: inline.warnings(),
+                clear: inline
+                    .left_clear()
+                    .into_iter()
+                    .map(|found| (found.network.to_string(), found.interface))
+                    .collect(),
             }
         }),
     );

@@ -78,6 +78,7 @@ impl World {
                 dropped: vec![("malformed", 4)],
                 ike_overload: 5,
                 warnings: vec!["something is off".into()],
+                clear: vec![("10.1.0.0/24".into(), "lan".into())],
             }),
         );
         let socket = ControlSocket::bind(&folder.join("control.sock")).unwrap();
@@ -212,6 +213,7 @@ async fn status_goes_through_whole() {
     assert_eq!(counts(&status.ike_dropped), [named("version", 9), named("overload", 5)]);
     assert_eq!(counts(&status.dropped), [named("malformed", 4)]);
     assert_eq!(status.warnings, ["something is off"]);
+    assert_eq!((&*status.clear[0].network, &*status.clear[0].interface), ("10.1.0.0/24", "lan"));
     let tunnel = &status.tunnels[0];
     assert_eq!((&*tunnel.state, tunnel.next_attempt_in_s), ("connecting", Some(4)));
     assert_eq!(tunnel.local.as_ref().unwrap().address, "");

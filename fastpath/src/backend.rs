@@ -14,13 +14,16 @@ use std::{
 };
 
 use hw_offload::{Backend, Busy, Capabilities, Notice, Operation, Ticket, Waker};
-use sa_store::{EspCipher, EspSuite, Instant, IntegrityAlgorithm, Path, SaId, live::LiveTable};
+use sa_store::{
+    EspCipher, EspSuite, Instant, IntegrityAlgorithm, Path, Prefix, SaId, live::LiveTable,
+};
 
 use crate::{
     config::InlineConfig,
     control::Control,
     error::Error,
     io::{Tun, WireConfig, WireSockets},
+    policy::Connected,
     steer::{Obstacles, Steering, counter},
     worker::{IkeSink, Shared, Workers, guard::give_up},
 };
@@ -50,6 +53,8 @@ pub(crate) struct Outbox {
     pub stop: AtomicBool,
     /// See [`InlineHandle::warnings`].
     pub obstacles: Mutex<Obstacles>,
+    /// See [`InlineHandle::left_clear`].
+    pub clear: Mutex<Vec<Connected>>,
 }
 
 /// A lock that a panicked thread left behind still guards valid data here: every change is one
@@ -77,6 +82,15 @@ impl Outbox {
 
 /// A batch on its way to the control thread.
 pub(crate) type Batch = (Ticket, Vec<Operation>);
+
+/// A network that a policy for everything leaves clear, since it is connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeftClear {
+    /// The network.
+    pub network: Prefix,
+    /// The interface it is connected to; through others it does not stay clear.
+    pub interface: String,
+}
 
 /// Node-wide counters of what belongs to no SA.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -152,6 +166,25 @@ impl InlineHandle {
     /// The kernel refuses.
     pub fn clear_dropped(&self) -> io::Result<u64> {
         counter::clear_dropped(&self.nft_table).map(|count| count.packets)
+    }
+
+    /// The connected networks that stay clear although a policy covers them. Asks the kernel for the
+    /// names of interfaces, in the network namespace of the caller.
+    #[must_use]
+    pub fn left_clear(&self) -> Vec<LeftClear> {
+        let clear = locked(&self.outbox.clear).clone();
+        if clear.is_empty() {
+            return Vec::new();
+        }
+        let interfaces = pnet_datalink::interfaces();
+        let name = |index: u32| {
+            let found = interfaces.iter().find(|interface| interface.index == index);
+            found.map_or_else(|| index.to_string(), |found| found.name.clone())
+        };
+        clear
+            .into_iter()
+            .map(|found| LeftClear { network: found.network, interface: name(found.interface) })
+            .collect()
     }
 
     /// What an operator should change for traffic to pass, as the system is now. Reads kernel

@@ -28,7 +28,7 @@ mod steer;
 mod tables;
 mod worker;
 
-pub use backend::{InlineBackend, InlineHandle, NodeCounters};
+pub use backend::{InlineBackend, InlineHandle, LeftClear, NodeCounters};
 pub use config::InlineConfig;
 pub use error::Error;
 pub use io::{IkeDatagram, Offloads, Outgoing, Tun, TunQueue, WireConfig, WireSockets};

@@ -28,6 +28,20 @@ pub struct GetStatusResponse {
     /// What an operator should change in the system for traffic to pass, as it is now.
     #[prost(string, repeated, tag = "7")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Networks that stay clear beside children for everything: those connected, and those of
+    /// `gateway.clear`.
+    #[prost(message, repeated, tag = "8")]
+    pub clear: ::prost::alloc::vec::Vec<ClearNetwork>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClearNetwork {
+    /// A prefix, or a range.
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    /// The interface that it is connected to, and by which alone it stays clear; empty for what the
+    /// configuration names.
+    #[prost(string, tag = "2")]
+    pub interface: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Count {

@@ -5,6 +5,7 @@
 
 mod bypass;
 mod callers;
+mod clear;
 mod diagnostic;
 mod end;
 mod exempt;
@@ -29,7 +30,7 @@ use std::{
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 use gateway::spec::ConnectionSpec;
-use sa_store::OffloadIntent;
+use sa_store::{OffloadIntent, TrafficSelector};
 pub use secret::{Exposure, FileSystem, NoFiles, SecretFiles};
 use toml::de::DeTable;
 use zeroize::Zeroizing;
@@ -65,6 +66,8 @@ pub struct GatewayConfig {
     pub state_dir: PathBuf,
     /// What a clean stop leaves.
     pub on_stop: OnStop,
+    /// Networks that stay outside every policy.
+    pub clear: Vec<TrafficSelector>,
 }
 
 /// What a clean stop leaves in the system.

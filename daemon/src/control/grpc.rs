@@ -43,6 +43,8 @@ pub struct NodeStatus {
     pub ike_overload: u64,
     /// What an operator should change in the system.
     pub warnings: Vec<String>,
+    /// Connected networks that stay clear, and their interfaces.
+    pub clear: Vec<(String, String)>,
 }
 
 /// Asks the data plane.
@@ -113,8 +115,10 @@ impl Control for Service {
                 return Err(Status::not_found(text));
             }
         }
-        let name = self.reloader.settings().name;
-        Ok(Response::new(translate::status(name, snapshot, (self.node)())))
+        let settings = self.reloader.settings();
+        let mut node = (self.node)();
+        node.clear.extend(settings.clear().map(|network| (network, String::new())));
+        Ok(Response::new(translate::status(settings.name, snapshot, node)))
     }
 
     async fn up(&self, request: Request<ActRequest>) -> Result<Response<ActResponse>, Status> {

@@ -38,6 +38,11 @@ impl Settings {
         }
     }
 
+    /// Networks that stay outside every policy.
+    pub(super) fn clear(&self) -> impl Iterator<Item = String> {
+        self.gateway.clear.iter().map(ToString::to_string)
+    }
+
     /// The first key that differs and cannot change while the daemon runs.
     fn fixed_difference(&self, other: &Self) -> Option<&'static str> {
         [

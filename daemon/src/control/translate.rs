@@ -27,6 +27,11 @@ pub(super) fn status(
         internal_errors: internal_errors.saturating_add(node.panics),
         dropped: counts(node.dropped),
         warnings: node.warnings,
+        clear: node
+            .clear
+            .into_iter()
+            .map(|(network, interface)| proto::ClearNetwork { network, interface })
+            .collect(),
     }
 }
 

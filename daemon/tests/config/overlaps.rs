@@ -147,3 +147,21 @@ fn a_bypass_that_another_child_covers_is_told() {
     );
     assert_eq!(two("bypass = [\"10.2.9.0/24\"]"), [""; 0]);
 }
+
+/// Networks that the gateway leaves clear are no child's, and what names another part stays.
+#[test]
+fn what_the_gateway_leaves_clear_is_taken_out_of_every_child() {
+    let clear = "[gateway]\nclear = [\"10.2.9.0/24\", \"192.168.9.0/24\", \"fd09::/64\"]\n";
+    let other = "[tunnels.a.children.all]\nlocal = [\"10.1.0.0/16\", \"fd01::/64\"]\n\
+                 remote = [\"0.0.0.0/0\", \"::/0\"]\nbypass = [\"192.168.9.0/24\"]\n\
+                 [tunnels.a.children.far]\nlocal = [\"10.1.0.0/16\"]\nremote = [\"10.3.0.0/16\"]";
+    let config = parse(&format!("{clear}{}", around("", other))).unwrap();
+    let bypass = |child: usize| {
+        let child = &config.connections[0].children[child];
+        child.bypass.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(bypass(0), ["10.2.9.0/24"]);
+    assert_eq!(bypass(1), ["192.168.9.0/24", "10.2.9.0/24", "fd09::/64"]);
+    assert_eq!(bypass(2), [""; 0]);
+    assert_eq!(config.gateway.clear.len(), 3);
+}

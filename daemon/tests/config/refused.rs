@@ -28,7 +28,7 @@ fn bad_files_and_what_is_said() {
             "[gateway]\ncolour = 1\n".into(),
             "unknown key `colour` in `gateway`",
             "2:1",
-            "known keys: name, dataplane, control, state_dir, on_stop",
+            "known keys: name, dataplane, control, state_dir, on_stop, clear",
         ),
         (
             "gateway = 3\n".into(),
@@ -80,6 +80,24 @@ fn bad_files_and_what_is_said() {
             "the path is longer than 107 octets",
             "2:11",
             "choose a shorter one",
+        ),
+        (
+            "[gateway]\nclear = [\"10.9.0.0/24[tcp/80]\"]\n".into(),
+            "`10.9.0.0/24[tcp/80]` is more than a network",
+            "2:10",
+            "leave out protocol and ports; a child's `bypass` takes them",
+        ),
+        (
+            format!("[gateway]\nclear = [\"10.9.0.0/24\", \"10.2.0.0/15\"]\n{}", around("", "")),
+            "`clear` leaves nothing of `10.2.0.0/16`, which `a/net` protects",
+            "2:25",
+            "take it out of `clear`, or out of the child",
+        ),
+        (
+            format!("[gateway]\nclear = \"10.9.0.0/24\"\n{}", around("", "")),
+            "`clear` takes a list of strings, not a string",
+            "2:9",
+            "write [\"192.168.1.0/24\"]",
         ),
         (
             "[inline]\ninterface = \"a/b\"\n".into(),

@@ -7,6 +7,7 @@ mod retired;
 mod system;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     os::fd::AsFd,
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
@@ -59,6 +60,8 @@ pub(crate) struct Control {
     /// Tables that were replaced, and what is told when no worker uses them any more.
     retired: Retired,
     addresses: Vec<LocalAddress>,
+    /// Interfaces that lead to peers: their networks are not left clear.
+    outer: BTreeSet<u32>,
     watch: Option<Watch>,
     paths: Paths,
     /// ICMP errors about packets that are too long for their path.
@@ -105,6 +108,7 @@ impl Control {
             model: Model::default(),
             retired: Retired::default(),
             addresses: Vec::new(),
+            outer: BTreeSet::new(),
             // Nothing is known about the system yet.
             settle_at: Some(0),
             watch,

@@ -1,21 +1,23 @@
 //! What the control thread does to the system around it: it steers what the policies say, and
 //! follows what others change.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hw_offload::{PolicyAction, PolicySet};
 
 use super::{Control, TICK};
 use crate::{
     backend::locked,
-    policy::{PolicyIndex, compile},
+    policy::{PolicyIndex, compile, covers_everything, left_clear},
     steer::{Changes, connected},
 };
 
 impl Control {
     /// Makes `set` what is protected, in the system and for the workers.
     pub(super) fn set_policies(&mut self, set: PolicySet) -> Result<(), String> {
-        let rules = compile(&set, &connected(&self.addresses));
+        self.outer = self.ways_out(&set)?;
+        let connected = connected(&self.addresses, &self.outer);
+        let rules = compile(&set, &connected);
         let applied = self.steering.apply(&rules, &self.addresses);
         if !matches!(applied, Ok(false))
             && self.watch.as_ref().is_some_and(|watch| watch.own_loads(1))
@@ -30,12 +32,21 @@ impl Control {
         if changed || self.model.set.is_none() {
             self.model.policies = Arc::new(PolicyIndex::new(rules));
         }
+        *locked(&self.outbox.clear) = left_clear(&set, &connected);
         self.model.set = Some(set);
         if self.missing().is_some() {
             self.settled(None);
         }
         self.report_warnings();
         Ok(())
+    }
+
+    /// The interfaces that lead to peers, if it matters.
+    fn ways_out(&mut self, set: &PolicySet) -> Result<BTreeSet<u32>, String> {
+        if !covers_everything(set) {
+            return Ok(BTreeSet::new());
+        }
+        self.steering.outer(&peers(set)).map_err(|error| error.to_string())
     }
 
     /// Goes back to the policies before a batch that was refused. Before the first ones nothing
@@ -79,6 +90,14 @@ impl Control {
             let addresses = self.steering.addresses().map_err(|error| error.to_string())?;
             moved = addresses != self.addresses;
             self.addresses = addresses;
+        }
+        if changes.ways
+            && !all
+            && let Some(set) = self.model.set.take()
+        {
+            let outer = self.ways_out(&set);
+            self.model.set = Some(set);
+            moved |= outer? != self.outer;
         }
         let mut result = Ok(());
         // First, since routes with a source address that is gone cannot return.

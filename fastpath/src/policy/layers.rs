@@ -1,6 +1,6 @@
 //! Rules in layers, as look-ups in unordered sets need them.
 
-use super::Rule;
+use super::{Rule, Verdict};
 
 /// Orders rules of one family into layers: rules of one layer do not overlap, and whatever
 /// matches in an earlier layer counts before a later one, so that "first layer that matches"
@@ -37,8 +37,11 @@ pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
     let mut layer_of: Vec<Option<usize>> = Vec::with_capacity(rules.len());
     let mut layers: Vec<Vec<Rule>> = Vec::new();
     for (rule, earlier) in rules.iter().zip(&earlier) {
-        let hidden =
-            earlier.iter().any(|other| rules.get(*other).is_some_and(|other| other.covers(rule)));
+        // What counts for one interface only hides nothing.
+        let always = |other: &Rule| !matches!(other.verdict, Verdict::Connected(_));
+        let hidden = earlier.iter().any(|other| {
+            rules.get(*other).is_some_and(|other| always(other) && other.covers(rule))
+        });
         if hidden {
             layer_of.push(None);
             continue;
@@ -61,10 +64,7 @@ pub(crate) fn in_layers(rules: &[Rule]) -> Vec<Vec<Rule>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Span, Verdict},
-        *,
-    };
+    use super::{super::Span, *};
     use proptest::prelude::*;
     use sa_store::{ChildId, PortRange, TunnelId};
 

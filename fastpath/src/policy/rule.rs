@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use hw_offload::{Policy, PolicyAction, PolicySet};
 use sa_store::{ChildId, PortRange, Prefix, TrafficSelector, TunnelId};
 
+use super::Connected;
+
 /// Protocols whose first four octets are a source and a destination port.
 pub(crate) const PORT_PROTOCOLS: [u8; 5] = [6, 17, 33, 132, 136];
 
@@ -43,7 +45,7 @@ impl Span {
         Self { start: 0, end: if v4 { u128::from(u32::MAX) } else { u128::MAX } }
     }
 
-    fn of_prefix(prefix: Prefix) -> Self {
+    pub(super) fn of_prefix(prefix: Prefix) -> Self {
         Self { start: Self::bits(prefix.first()), end: Self::bits(prefix.last()) }
     }
 
@@ -107,6 +109,9 @@ pub(crate) enum Verdict {
     Protect(TunnelId, ChildId),
     /// Stays clear.
     Bypass,
+    /// Stays clear on its way through the interface with this index, out and in; through others
+    /// the next rule counts. What steering cannot tell yet is left to the guard behind routing.
+    Connected(u32),
     /// Is dropped.
     Discard,
 }
@@ -114,7 +119,7 @@ pub(crate) enum Verdict {
 impl Verdict {
     /// Whether steering has to catch it.
     pub(crate) const fn is_caught(self) -> bool {
-        !matches!(self, Self::Bypass)
+        !matches!(self, Self::Bypass | Self::Connected(_))
     }
 }
 
@@ -187,7 +192,7 @@ impl Rule {
 
 /// Compiles policies, first match first, to rules. Where a policy's remote side is everything,
 /// connected networks and what never leaves a link are bypassed, but for what some policy names.
-pub(crate) fn compile(set: &PolicySet, connected: &[Prefix]) -> Vec<Rule> {
+pub(crate) fn compile(set: &PolicySet, connected: &[Connected]) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (number, policy) in set.policies.iter().enumerate() {
         let verdict = verdict(policy);
@@ -197,13 +202,7 @@ pub(crate) fn compile(set: &PolicySet, connected: &[Prefix]) -> Vec<Rule> {
                 for local in policy.local.iter().filter(|ts| ts.is_ipv4() == remote.is_ipv4()) {
                     if everything && verdict.is_caught() {
                         let later = set.policies.get(number + 1..).unwrap_or(&[]);
-                        bypass(
-                            &mut rules,
-                            local,
-                            verdict,
-                            &open(connected, local.is_ipv4()),
-                            later,
-                        );
+                        bypass(&mut rules, local, verdict, &open(connected, local), later);
                     }
                     rules.extend(combine(local, remote, verdict));
                 }
@@ -221,16 +220,40 @@ const fn verdict(policy: &Policy) -> Verdict {
     }
 }
 
+/// The networks that some policy for everything leaves clear because they are connected.
+pub(crate) fn left_clear(set: &PolicySet, connected: &[Connected]) -> Vec<Connected> {
+    let everything = |policy: &&Policy| policy.remote.iter().any(is_everything);
+    let caught = set.policies.iter().filter(|policy| verdict(policy).is_caught());
+    let policies: Vec<&Policy> = caught.filter(everything).collect();
+    let stays = |network: &&Connected| {
+        let v4 = network.network.first().is_ipv4();
+        policies.iter().any(|policy| {
+            policy.remote.iter().any(|remote| is_everything(remote) && remote.is_ipv4() == v4)
+                && policy.local.iter().any(|local| network.stays_clear(local))
+        })
+    };
+    connected.iter().filter(stays).copied().collect()
+}
+
+/// Whether some policy is for everything, so that it matters which networks are connected.
+pub(crate) fn covers_everything(set: &PolicySet) -> bool {
+    set.policies
+        .iter()
+        .any(|policy| verdict(policy).is_caught() && policy.remote.iter().any(is_everything))
+}
+
 /// Destinations that a policy for everything does not mean: connected networks, multicast and
 /// what is on one link only, and "no address", where hosts without one speak from.
-fn open(connected: &[Prefix], v4: bool) -> Vec<Span> {
-    let of = |first: u128, host: u32| Span { start: first, end: first | ((1 << host) - 1) };
-    let mut all: Vec<Span> = connected
+fn open(connected: &[Connected], local: &TrafficSelector) -> Vec<(Span, Verdict)> {
+    let of = |first: u128, host: u32| {
+        (Span { start: first, end: first | ((1 << host) - 1) }, Verdict::Bypass)
+    };
+    let mut all: Vec<(Span, Verdict)> = connected
         .iter()
-        .filter(|prefix| prefix.first().is_ipv4() == v4)
-        .map(|prefix| Span::of_prefix(*prefix))
+        .filter(|connected| connected.stays_clear(local))
+        .map(|found| (Span::of_prefix(found.network), Verdict::Connected(found.interface)))
         .collect();
-    if v4 {
+    if local.is_ipv4() {
         all.extend([of(0, 0), of(0xe000_0000, 28), of(0xffff_ffff, 0)]);
     } else {
         all.extend([of(0, 0), of(0xfe80 << 112, 118), of(0xff00 << 112, 120)]);
@@ -244,13 +267,13 @@ fn bypass(
     rules: &mut Vec<Rule>,
     local: &TrafficSelector,
     verdict: Verdict,
-    open: &[Span],
+    open: &[(Span, Verdict)],
     later: &[Policy],
 ) {
     let v4 = local.is_ipv4();
     for policy in later.iter().filter(|policy| !matches!(policy.action, PolicyAction::Bypass)) {
         for remote in policy.remote.iter().filter(|ts| !is_everything(ts) && ts.is_ipv4() == v4) {
-            let hit = open.iter().filter_map(|open| open.intersect(span(remote)));
+            let hit = open.iter().filter_map(|(open, _)| open.intersect(span(remote)));
             let hit: Vec<Span> = hit.collect();
             if hit.is_empty() {
                 continue;
@@ -263,22 +286,22 @@ fn bypass(
             }
         }
     }
-    rules.extend(open.iter().map(|remote| Rule {
+    rules.extend(open.iter().map(|(remote, verdict)| Rule {
         v4,
         local: span(local),
         remote: *remote,
         protocol: 0,
         local_ports: PortRange::ANY,
         remote_ports: PortRange::ANY,
-        verdict: Verdict::Bypass,
+        verdict: *verdict,
     }));
 }
 
-fn span(selector: &TrafficSelector) -> Span {
+pub(super) fn span(selector: &TrafficSelector) -> Span {
     Span { start: Span::bits(selector.start()), end: Span::bits(selector.end()) }
 }
 
-fn is_everything(selector: &TrafficSelector) -> bool {
+pub(super) fn is_everything(selector: &TrafficSelector) -> bool {
     span(selector) == Span::full(selector.is_ipv4())
 }
 
@@ -353,6 +376,11 @@ mod tests {
         Policy { domain: DomainId(0), action, local: parse(local), remote: parse(remote) }
     }
 
+    fn connected(networks: &[&str]) -> Vec<Connected> {
+        let of = |text: &&str| Connected { network: text.parse().unwrap(), interface: 7 };
+        networks.iter().map(of).collect()
+    }
+
     fn first<'r>(rules: &'r [Rule], remote: &str) -> Option<&'r Rule> {
         let bits = Span::bits(remote.parse().unwrap());
         rules.iter().find(|rule| rule.remote.contains(bits))
@@ -360,10 +388,10 @@ mod tests {
 
     #[test]
     fn connected_networks_are_open_unless_named() {
-        let connected = ["192.0.2.0/24".parse().unwrap(), "10.9.0.0/24".parse().unwrap()];
+        let connected = connected(&["192.0.2.0/24", "10.9.0.0/24"]);
         let set = PolicySet { policies: vec![policy(true, &["10.1.0.0/16"], &["0.0.0.0/0"])] };
         let rules = compile(&set, &connected);
-        assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Bypass);
+        assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Connected(7));
         assert!(first(&rules, "198.51.100.1").unwrap().verdict.is_caught());
         let set = PolicySet {
             policies: vec![
@@ -373,12 +401,12 @@ mod tests {
         };
         let rules = compile(&set, &connected);
         assert!(first(&rules, "10.9.0.1").unwrap().verdict.is_caught(), "it is named");
-        assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Bypass);
+        assert_eq!(first(&rules, "192.0.2.7").unwrap().verdict, Verdict::Connected(7));
     }
 
     #[test]
     fn naming_a_part_of_a_connected_network_opens_and_closes_no_other_part() {
-        let connected = ["10.1.0.0/24".parse().unwrap(), "10.9.0.0/24".parse().unwrap()];
+        let connected = connected(&["10.1.0.0/24", "10.9.0.0/24"]);
         let everything = policy(true, &["10.1.0.0/16"], &["0.0.0.0/0"]);
         let part = policy(true, &["10.1.0.7/32"], &["10.9.0.5/32[tcp/443]"]);
         for policies in [vec![everything.clone(), part.clone()], vec![part, everything]] {

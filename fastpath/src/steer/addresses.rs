@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, io, net::IpAddr};
 use sa_store::Prefix;
 
 use super::netlink::Netlink;
+use crate::policy::Connected;
 
 /// An address of this machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct LocalAddress {
     pub address: IpAddr,
     /// The network it makes reachable.
     pub network: Prefix,
+    /// Index of the interface that has it.
+    pub interface: u32,
     /// Whether it does: an interface that is down keeps its IPv4 addresses, but what goes to
     /// their networks takes another way then.
     pub connects: bool,
@@ -33,8 +36,9 @@ pub(super) fn list(netlink: &mut Netlink, but: u32) -> io::Result<Vec<LocalAddre
         .filter_map(|found| {
             let (on_link, length) = found.network;
             let network = Prefix::of(on_link, length)?;
-            let connects = up.contains(&found.interface);
-            Some(LocalAddress { address: found.address, network, connects, ready: found.ready })
+            let (address, interface, ready) = (found.address, found.interface, found.ready);
+            let connects = up.contains(&interface);
+            Some(LocalAddress { address, network, interface, connects, ready })
         })
         .collect();
     all.sort_unstable();
@@ -49,13 +53,13 @@ pub(super) const fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// The networks that are reachable directly, for the bypass of policies that cover everything.
-pub(crate) fn connected(addresses: &[LocalAddress]) -> Vec<Prefix> {
-    let mut all: Vec<Prefix> = addresses
+/// The networks that are reachable without a router, but for those of the interfaces `but`.
+pub(crate) fn connected(addresses: &[LocalAddress], but: &BTreeSet<u32>) -> Vec<Connected> {
+    let mut all: Vec<Connected> = addresses
         .iter()
-        .filter(|own| own.connects)
-        .map(|own| own.network)
-        .filter(|network| {
+        .filter(|own| own.connects && !but.contains(&own.interface))
+        .map(|own| Connected { network: own.network, interface: own.interface })
+        .filter(|Connected { network, .. }| {
             let width = if network.first().is_ipv4() { 32 } else { 128 };
             network.length() < width && !is_link_local(network.first())
         })

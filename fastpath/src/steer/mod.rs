@@ -20,6 +20,7 @@ mod nft;
 pub(crate) mod path;
 mod sources;
 mod watch;
+mod ways;
 
 use std::{
     collections::BTreeSet,
@@ -323,6 +324,13 @@ impl Steering {
     pub(crate) fn addresses(&mut self) -> Result<Vec<LocalAddress>, Error> {
         addresses::list(&mut self.netlink, self.interface)
             .map_err(|source| Error::Netlink { what: "list addresses".to_owned(), source })
+    }
+
+    /// The interfaces that lead to `peers`, and to peers that may be anywhere.
+    pub(crate) fn outer(&mut self, peers: &[IpAddr]) -> Result<BTreeSet<u32>, Error> {
+        let mark = self.config.marks().bypass;
+        ways::outer(&mut self.netlink, mark, peers)
+            .map_err(|source| Error::Netlink { what: "tell the way to peers".to_owned(), source })
     }
 
     /// Puts back what somebody else took out of the routing tables.

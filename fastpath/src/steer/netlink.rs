@@ -15,7 +15,7 @@ pub(super) const RTM_DELLINK: u16 = 17;
 pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
@@ -34,6 +34,7 @@ pub(super) const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
+const RTA_MARK: u16 = 16;
 const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
 const FRA_GOTO: u16 = 4;
@@ -291,6 +292,17 @@ pub(super) const fn family(v4: bool) -> u8 {
     if v4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
 }
 
+/// Errors that say: no way leads there.
+const NO_WAY: [i32; 7] = [
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::EACCES,
+    libc::EINVAL,
+    libc::EAGAIN,
+    libc::EOPNOTSUPP,
+    libc::EAFNOSUPPORT,
+];
+
 pub(super) const NFPROTO_INET: u8 = 1;
 
 /// A netlink socket.
@@ -433,6 +445,24 @@ impl Netlink {
     pub(crate) fn addresses(&mut self) -> io::Result<Vec<InterfaceAddress>> {
         // No family is all of them.
         Ok(self.dump(RTM_GETADDR, &[0; 8])?.iter().filter_map(Reply::address).collect())
+    }
+
+    /// The interface that packets with `mark` to an address leave by; `None` where there is no way.
+    pub(crate) fn way_to(&mut self, address: IpAddr, mark: u32) -> io::Result<Option<u32>> {
+        let v4 = address.is_ipv4();
+        let body = [family(v4), if v4 { 32 } else { 128 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let question = Message::new(RTM_GETROUTE, 0, &body);
+        match self.ask(question.address(RTA_DST, address).number(RTA_MARK, mark)) {
+            Ok(reply) => Ok(reply
+                .attributes(12)
+                .find(|(kind, _)| *kind == RTA_OIF)
+                .map(|(_, data)| u32::from_ne_bytes(array(data, 0)))),
+            // Unreachable, or of a family that is not there.
+            Err(error) if error.raw_os_error().is_some_and(|code| NO_WAY.contains(&code)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Every routing rule of ours, of both families.

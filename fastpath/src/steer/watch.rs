@@ -6,7 +6,7 @@ use rustix::net::RecvFlags;
 
 use super::netlink::{
     NFPROTO_INET, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK,
-    Reply, array, open_filter_socket, open_socket, replies,
+    RTM_NEWROUTE, Reply, array, open_filter_socket, open_socket, replies,
 };
 
 /// `NFNL_SUBSYS_NFTABLES << 8`, and in it `NFT_MSG_NEWGEN`, which ends a transaction.
@@ -23,12 +23,19 @@ pub(crate) struct Changes {
     pub addresses: bool,
     /// Routes or rules were deleted, perhaps ours, or our interface changed.
     pub routes: bool,
+    /// Routes of others came or went: ways may lead elsewhere.
+    pub ways: bool,
     /// Our interface was taken down.
     pub down: bool,
     /// Somebody touched our nftables table, or may have.
     pub table: bool,
     /// What fits a path may be something else now.
     pub paths: bool,
+}
+
+impl Changes {
+    const EVERYTHING: Self =
+        Self { addresses: true, routes: true, ways: true, down: true, table: true, paths: true };
 }
 
 /// Sockets that become readable when the system changes around us: addresses come and go, a
@@ -72,8 +79,7 @@ impl Watch {
         let mut buffer = vec![0; 1 << 16];
         while let Some(replies) = drain(&self.route, &mut buffer) {
             let Ok(replies) = replies else {
-                (changes.addresses, changes.routes, changes.down) = (true, true, true);
-                changes.paths = true;
+                changes = Changes { table: changes.table, ..Changes::EVERYTHING };
                 continue;
             };
             for reply in replies {
@@ -89,8 +95,12 @@ impl Watch {
                     }
                     RTM_NEWADDR | RTM_DELADDR => changes.addresses = true,
                     // A router deletes many routes; ours are few.
-                    RTM_DELROUTE => changes.routes |= reply.route().is_some(),
-                    RTM_DELRULE => changes.routes = true,
+                    RTM_NEWROUTE => changes.ways |= reply.route().is_none(),
+                    RTM_DELROUTE => match reply.route() {
+                        Some(_) => changes.routes = true,
+                        None => changes.ways = true,
+                    },
+                    RTM_DELRULE => (changes.routes, changes.ways) = (true, true),
                     _ => {}
                 }
             }

@@ -541,7 +541,7 @@ fn carries_later_fragments(flow: &Flow, outbound: &Outbound, tables: &Tables) ->
             tables.active.get(&child).is_some_and(|active| core::ptr::eq(&**active, outbound))
                 && outbound.sa.accepts(&later)
         }
-        Verdict::Bypass | Verdict::Discard => false,
+        Verdict::Bypass | Verdict::Connected(_) | Verdict::Discard => false,
     })
 }
 

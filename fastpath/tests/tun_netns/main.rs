@@ -6,6 +6,7 @@
 mod common;
 
 mod blocked;
+mod connected;
 mod exempt;
 mod fragments;
 mod guarded;

@@ -50,14 +50,17 @@ fn everything_means_everything_but_connected_networks() {
     assert_eq!(sealed, 6);
     assert!(sites.a.client.pings("10.1.0.1"), "the client's own gateway");
     assert!(sites.a.gateway.pings("10.1.0.2"), "a connected client");
-    assert!(sites.a.gateway.pings("192.0.2.2"), "the connected wire");
     assert_eq!(sites.a.live.snapshot()[1].counters().packets, sealed, "those stay clear");
 
+    // The wire is where the peer is: whoever hands out addresses there opens nothing.
+    assert!(sites.a.client.pings("192.0.2.2"), "the connected wire");
+    assert_eq!(sites.a.live.snapshot()[1].counters().packets, sealed + 3);
+
     // A policy that names a connected network means it.
-    let naming = Pairing::new(&["10.1.0.0/16"], &["0.0.0.0/0", "192.0.2.0/24"]);
+    let naming = Pairing::new(&["10.1.0.0/16"], &["0.0.0.0/0", "10.1.0.0/24"]);
     sites.a.done(vec![Operation::SetPolicies(naming.policies(true))]);
-    sites.a.client.no_ping("192.0.2.2");
-    assert!(sites.a.live.snapshot()[1].counters().packets > sealed);
+    sites.a.gateway.no_ping("10.1.0.2");
+    assert!(sites.a.live.snapshot()[1].counters().packets > sealed + 3);
     sites.a.release();
     sites.b.release();
 }

@@ -6,7 +6,7 @@ use sa_store::OffloadIntent;
 
 use super::{
     super::{
-        Context, GatewayConfig, OnStop,
+        Context, GatewayConfig, OnStop, clear,
         diagnostic::Findings,
         schema::{At, RawGateway, shown},
         suggest,
@@ -40,6 +40,7 @@ pub(super) fn gateway(
         control: control?,
         state_dir: state_dir?,
         on_stop,
+        clear: clear::networks(raw.clear.as_ref(), findings),
     })
 }
 

@@ -11,7 +11,7 @@ mod tunnel;
 mod words;
 
 use super::{
-    Config, Context, Report, Traces, bypass,
+    Config, Context, Report, Traces, bypass, clear,
     diagnostic::Findings,
     schema::{RawConfig, RawGateway, RawInline},
 };
@@ -32,6 +32,10 @@ pub(super) fn validate(
         across::check_overlaps(raw, &connections, findings);
         bypass::check_across(raw, &connections, findings);
         across::check_callers(raw, &connections, findings);
+        if let Some(gateway) = &gateway {
+            let clear = raw.gateway.clear.as_ref();
+            clear::apply(clear, &gateway.clear, &mut connections, findings);
+        }
     }
     Some(Config { gateway: gateway?, inline: inline?, connections, warnings: Report::default() })
 }

@@ -95,6 +95,10 @@ pub(super) enum Match {
     From { interface: String, is: bool },
     /// It leaves through an interface.
     To(String),
+    /// It came through the interface with this index. Names of others could be anything.
+    FromIndex(u32),
+    /// It leaves through the interface with this index.
+    ToIndex(u32),
     /// It is not known yet through which interface it leaves.
     Unrouted,
     /// IPv4, or IPv6.
@@ -288,6 +292,8 @@ impl Display for Match {
                 write!(f, "iifname {} {}", equal(*is), quoted(interface))
             }
             Self::To(interface) => write!(f, "oifname {}", quoted(interface)),
+            Self::FromIndex(index) => write!(f, "iif {index}"),
+            Self::ToIndex(index) => write!(f, "oif {index}"),
             Self::Unrouted => f.write_str("oif 0"),
             Self::Family { v4 } => {
                 write!(f, "meta nfproto {}", if *v4 { "ipv4" } else { "ipv6" })

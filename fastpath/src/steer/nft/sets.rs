@@ -17,7 +17,7 @@ use super::{
     chains::{ARRIVED, ARRIVED_NAMED, PROTECT, PROTECT_NAMED},
     model::{Action, Chain, Element, Key, Line, Match, Peers, Set},
 };
-use crate::policy::{Rule, Span, in_layers};
+use crate::policy::{Rule, Span, Verdict, in_layers};
 
 /// The kernel compares a new interval with all that its set has already: what one large set takes
 /// grows with the square of its size. More sets than one cost a packet a look-up each.
@@ -253,7 +253,11 @@ impl<'a> Family<'a> {
         let rules: Vec<Rule> = rules.iter().filter_map(|rule| view.of(rule)).collect();
         let mut lines = Lines::default();
         for (number, layer) in in_layers(&rules).iter().enumerate() {
-            for target in Target::ALL {
+            let mut targets: Vec<Target> =
+                layer.iter().map(|rule| Target::of(rule, self.config)).collect();
+            targets.sort_unstable();
+            targets.dedup();
+            for target in targets {
                 let of_target = layer.iter().filter(|rule| Target::of(rule, self.config) == target);
                 let mut keyed: Vec<(Option<Key>, Vec<Element>)> =
                     KEYS.into_iter().map(|key| (key, Vec::new())).collect();
@@ -271,7 +275,7 @@ impl<'a> Family<'a> {
                     let Some(key) = key else { continue };
                     for (part, elements) in elements.chunks(LARGEST_SET).enumerate() {
                         let (digit, kind) = (self.digit(), key.letter());
-                        let (view, class) = (view.letter(), target.letter());
+                        let (view, class) = (view.letter(), target.letters());
                         let name = format!("{view}{digit}_{number}{class}{kind}{part}");
                         self.set(name, key, elements.to_vec(), target, &mut lines);
                     }
@@ -292,8 +296,18 @@ impl<'a> Family<'a> {
         let v4 = self.v4;
         let matched = |outward| vec![Match::In { set: name.clone(), v4, key, outward }];
         let (out, into) = target.actions();
-        lines.out.push(Line(matched(true), vec![out]));
-        lines.into.push(Line(matched(false), vec![into]));
+        if let Target::Connected(index) = target {
+            // Before routing the way out is not known yet; the guard looks again.
+            for way in [Match::Unrouted, Match::ToIndex(index)] {
+                let through = [matched(true), vec![way]].concat();
+                lines.out.push(Line(through, vec![out.clone()]));
+            }
+            let through = [matched(false), vec![Match::FromIndex(index)]].concat();
+            lines.into.push(Line(through, vec![into]));
+        } else {
+            lines.out.push(Line(matched(true), vec![out]));
+            lines.into.push(Line(matched(false), vec![into]));
+        }
         self.sets.push(Set { name, v4, key, elements });
     }
 
@@ -321,7 +335,7 @@ const KEYS: [Option<Key>; 6] = [
 ];
 
 /// Where a rule leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Target {
     /// It is caught, but for what is exempt.
     Caught,
@@ -329,24 +343,27 @@ enum Target {
     Named,
     /// It is open.
     Open,
+    /// It is open through the interface with this index.
+    Connected(u32),
 }
 
 impl Target {
-    const ALL: [Self; 3] = [Self::Caught, Self::Named, Self::Open];
-
     fn of(rule: &Rule, config: &SteeringConfig) -> Self {
-        match rule.verdict.is_caught() {
-            false => Self::Open,
-            true if names_exempt(rule, config) => Self::Named,
-            true => Self::Caught,
+        match rule.verdict {
+            Verdict::Bypass => Self::Open,
+            Verdict::Connected(index) => Self::Connected(index),
+            Verdict::Protect(..) | Verdict::Discard if names_exempt(rule, config) => Self::Named,
+            Verdict::Protect(..) | Verdict::Discard => Self::Caught,
         }
     }
 
-    const fn letter(self) -> char {
+    /// What sets of it have in their names.
+    fn letters(self) -> String {
         match self {
-            Self::Caught => 'p',
-            Self::Named => 'n',
-            Self::Open => 'b',
+            Self::Caught => "p".to_owned(),
+            Self::Named => "n".to_owned(),
+            Self::Open => "b".to_owned(),
+            Self::Connected(index) => format!("c{index}"),
         }
     }
 
@@ -355,7 +372,7 @@ impl Target {
         match self {
             Self::Caught => (goto(PROTECT), goto(ARRIVED)),
             Self::Named => (goto(PROTECT_NAMED), goto(ARRIVED_NAMED)),
-            Self::Open => (Action::Return, Action::Return),
+            Self::Open | Self::Connected(_) => (Action::Return, Action::Return),
         }
     }
 }

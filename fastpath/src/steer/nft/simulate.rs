@@ -154,6 +154,8 @@ impl Table {
             Match::Mark { mask, value, is } => (packet.mark & mask == *value) == *is,
             Match::From { interface, is } => (packet.from == *interface) == *is,
             Match::To(interface) => packet.to.as_ref() == Some(interface),
+            Match::FromIndex(index) => packet.from == format!("if{index}"),
+            Match::ToIndex(index) => packet.to.as_ref() == Some(&format!("if{index}")),
             Match::Unrouted => packet.to.is_none(),
             Match::Family { v4 } => packet.v4 == *v4,
             Match::Protocols(protocols) => protocols.contains(&packet.protocol?),

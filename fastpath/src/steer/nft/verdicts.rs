@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     packet::header::shape,
-    policy::{PolicyIndex, Rule, Verdict, compile},
+    policy::{Connected, PolicyIndex, Rule, Verdict, compile},
 };
 
 fn built(rules: &[Rule], place: Place) -> Table {
@@ -340,4 +340,52 @@ fn what_emerged_meets_named_policies_alone() {
 #[test]
 fn a_star_in_the_name_of_an_interface_is_a_star() {
     assert_eq!(Match::To("w*".to_owned()).to_string(), "oifname \"w\\*\"");
+}
+
+/// What is connected stays clear by its own interface, out and in, and by no other, whichever of
+/// two interfaces has the same network.
+#[test]
+fn connected_networks_stay_clear_by_their_own_interface() {
+    let connected = [("10.9.0.0/24", 7), ("10.9.0.0/16", 8), ("10.8.0.0/24", 8)]
+        .map(|(network, interface)| Connected { network: network.parse().unwrap(), interface });
+    let all: Vec<TrafficSelector> = vec!["0.0.0.0/0".parse().unwrap()];
+    for local in ["10.1.0.0/16", "0.0.0.0/0"] {
+        let policy = Policy {
+            domain: DomainId(0),
+            action: PolicyAction::Discard,
+            local: vec![local.parse().unwrap()],
+            remote: all.clone(),
+        };
+        let rules = compile(&PolicySet { policies: vec![policy] }, &connected);
+        for (place, remote, clear) in [
+            (Place::First, [10, 9, 0, 5], &["if7", "if8"][..]),
+            (Place::Second, [10, 9, 1, 5], &["if8"]),
+            (Place::First, [10, 8, 0, 5], &["if8"]),
+            (Place::Second, [10, 7, 0, 5], &[]),
+        ] {
+            let table = built(&rules, place);
+            let number = |octets: [u8; 4]| u128::from(u32::from_be_bytes(octets));
+            let packet = |outward: bool| {
+                let mut bytes = vec![0_u8; 28];
+                (bytes[0], bytes[9]) = (0x45, 17);
+                let mut seen = Seen::read(&bytes);
+                let ends = [number([10, 1, 0, 2]), number(remote)];
+                [seen.source, seen.destination] = if outward { ends } else { [ends[1], ends[0]] };
+                seen
+            };
+            for interface in ["if7", "if8", "wan"] {
+                let caught = !clear.contains(&interface);
+                let leaves = Seen { to: Some(interface.to_owned()), ..packet(true) };
+                for guard in ["guard_before_nat", "guard_behind_nat"] {
+                    let dropped = table.pass(guard, &leaves) == Outcome::Dropped;
+                    assert_eq!(dropped, caught, "{guard} {interface} {remote:?} {local}");
+                }
+                let marked = table.pass("output", &leaves) != Outcome::Passes(0);
+                assert_eq!(marked, caught, "output {interface} {remote:?} {local}");
+                let arrives = Seen { from: interface.to_owned(), ..packet(false) };
+                let dropped = table.pass("arrivals", &arrives) == Outcome::Dropped;
+                assert_eq!(dropped, caught, "arrivals {interface} {remote:?} {local}");
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::{
     args::{Act, Args, Command},
     check,
     client::{self, PATIENCE, refused},
-    json,
+    detail, json,
     render::{self, Style},
 };
 
@@ -121,7 +121,11 @@ async fn sa(client: &mut ControlClient<Channel>, tunnel: &str, json: bool) -> Re
         }
         let rates = rates.as_ref().map(|(before, span)| (before, *span));
         let style = Style::of_terminal(io::stdout().is_terminal());
-        render::status(&now, rates, style, columns())
+        let mut text = render::status(&now, rates, style, columns());
+        if !tunnel.is_empty() {
+            text.push_str(&detail::details(&now));
+        }
+        text
     };
     let mut out = io::stdout().lock();
     heard(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;

@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod client;
 mod commands;
+pub mod detail;
 pub mod json;
 pub mod render;
 mod time;

@@ -214,10 +214,22 @@ fn end(end: Option<&Endpoint>) -> String {
     let id = if end.id.is_empty() || end.id == address {
         String::new()
     } else {
-        format!(" ({})", clean(&end.id))
+        format!(" ({})", short(&end.id))
     };
     format!("{}{port}{id}", clean(address))
 }
+
+/// The beginning of an identity, which a peer may make long: the details have all of it.
+fn short(id: &str) -> String {
+    let mut shown: String = clean(id).chars().take(IDENTITY_SHOWN).collect();
+    if id.chars().nth(IDENTITY_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Characters of it.
+const IDENTITY_SHOWN: usize = 100;
 
 fn ike_line(sa: &IkeSa) -> String {
     let mut line = format!("IKE SA {}", sa.id);

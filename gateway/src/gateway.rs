@@ -12,6 +12,7 @@ use sa_store::{ChildId, Instant, TunnelId, change::Databases, live::LiveTable};
 use crate::{
     command::CommandId,
     config::{GatewayConfig, Randomness},
+    describe,
     event_log::EventLog,
     input::{CompletionResult, Input},
     installer::{Installer, Report},
@@ -322,6 +323,7 @@ impl Gateway {
             .and_then(|child| known.and_then(|tunnel| tunnel.child(child)))
             .map(|child| child.spec.name.clone());
         let tunnel = known.map(|tunnel| tunnel.spec.name.clone());
+        let message = describe::cut(message, describe::LONGEST);
         EventRecord { sequence: 0, at: now, tunnel, child, kind, code, stranger: false, message }
     }
 

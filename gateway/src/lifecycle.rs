@@ -11,6 +11,7 @@ use sa_store::{ChildId, Instant, PairId, TrafficSelector, TunnelId};
 use crate::{
     attempt, backoff,
     counters::Totals,
+    describe,
     gateway::Gateway,
     narrowing,
     read_model::{EventRecord, LastError},
@@ -42,7 +43,7 @@ impl Gateway {
             return;
         }
         if !is_wanted_end(&event) {
-            let (kind, code, message) = crate::describe::describe(&event);
+            let (kind, code, message) = describe::describe(&event);
             let stranger = matches!(event, Event::Failed { stranger: true, .. });
             let record = self.record(now, about.0, about.1, kind, code, message);
             self.tell(EventRecord { stranger, ..record });
@@ -426,7 +427,7 @@ impl Gateway {
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             tunnel.last_error = Some(LastError {
                 code: failure.code.as_str().to_owned(),
-                message: failure.message.clone(),
+                message: describe::cut(failure.message.clone(), describe::LONGEST),
                 at: now,
             });
         }

@@ -35,6 +35,7 @@ use super::{
     handle::{Ask, Inbox, Snapshot, TimedEvent},
     lane::{Lane, LaneEnd, lane},
     requests::{self, Completion},
+    share::Shares,
     workers::{Done, Workers},
 };
 use crate::logs::{self, Held};
@@ -141,6 +142,7 @@ pub fn spawn(
         commands: HashMap::new(),
         next_command: 0,
         events: Kept::default(),
+        shares: Shares::default(),
         tell: inbox.events,
         internal_errors: 0,
         applied: false,
@@ -163,6 +165,7 @@ struct Driver {
     commands: HashMap<CommandId, oneshot::Sender<Outcome>>,
     next_command: u64,
     events: Kept,
+    shares: Shares,
     tell: tokio::sync::broadcast::Sender<TimedEvent>,
     internal_errors: u64,
     /// Whether there is a configuration: until then datagrams wait, because every peer would be
@@ -337,6 +340,7 @@ impl Driver {
                 }
             }
             Output::Event(record) => {
+                let Some(record) = self.shares.admit(record) else { return };
                 log(&record);
                 let event = TimedEvent { unix_ms: clock::unix_ms(), record };
                 self.events.push(event.clone());

@@ -7,4 +7,5 @@ mod events;
 pub mod handle;
 mod lane;
 mod requests;
+mod share;
 mod workers;

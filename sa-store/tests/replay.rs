@@ -10,7 +10,10 @@ use std::{
 };
 
 use proptest::prelude::*;
-use sa_store::replay::{ReplayWindow, Replayed};
+use sa_store::{
+    Esn,
+    replay::{ReplayWindow, Replayed},
+};
 
 /// RFC 4303 §3.4.3 written down with a set and big integers.
 struct Model {
@@ -182,5 +185,28 @@ fn concurrent_workers_accept_each_number_exactly_once() {
         }
         assert_eq!(replay.highest(), last);
         assert!(newest.load(Ordering::Relaxed) <= last);
+    }
+}
+
+/// RFC 4303 Appendix A2: with ESN the number meant is the only one with this low half in the 2^32
+/// numbers from the window's left edge on. Without, it is what the packet carries.
+#[test]
+fn the_number_meant_lies_in_the_cycle_that_begins_with_the_window() {
+    const CYCLE: u64 = 1 << 32;
+    for (asked, window) in [(0, 1_u64 << 31), (1, 32), (32, 32), (64, 64), (5000, 4096)] {
+        for highest in [0, 1, 63, 64, 5000, CYCLE - 1, CYCLE, CYCLE + 40, 7 * CYCLE + 31, 9 << 40] {
+            let real = ReplayWindow::new(asked, highest);
+            assert_eq!(real.window(), if asked == 0 { 0 } else { window });
+            for ahead in
+                [0, 1, 31, 32, 33, 64, 4095, 4096, 5000, CYCLE - 4096, CYCLE - 64, CYCLE - 1]
+            {
+                // From the left edge on, which may lie before the first number.
+                let meant = (i128::from(highest) + 1 - i128::from(window)) + i128::from(ahead);
+                let low = u32::try_from(meant.rem_euclid(i128::from(CYCLE))).unwrap();
+                let expected = u64::try_from(meant).ok();
+                assert_eq!(real.infer(Esn::Yes, low), expected, "W={window} T={highest} {meant}");
+                assert_eq!(real.infer(Esn::No, low), Some(u64::from(low)));
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use crypto::aead::{Engines, OpenJob, SuiteKey};
 use sa_store::{
-    Direction, EcnPolicy, Esn, EspSpi, Mode, SaRecord, TrafficSelector,
+    ChildId, Direction, EcnPolicy, Esn, EspSpi, Mode, SaRecord, TrafficSelector,
     live::{DropReason, LiveSa},
 };
 
@@ -22,6 +22,7 @@ pub struct InboundSa {
     live: Arc<LiveSa>,
     key: Arc<SuiteKey>,
     spi: EspSpi,
+    child: ChildId,
     esn: Esn,
     ecn: EcnPolicy,
     local_selectors: Arc<[TrafficSelector]>,
@@ -49,6 +50,7 @@ impl InboundSa {
             live,
             key: Arc::new(engines.key(record.transform.suite, &record.keys)?),
             spi: record.spi,
+            child: record.child,
             esn: record.transform.esn,
             ecn: record.ecn,
             local_selectors: record.local_selectors.as_slice().into(),
@@ -66,6 +68,12 @@ impl InboundSa {
     #[must_use]
     pub const fn spi(&self) -> EspSpi {
         self.spi
+    }
+
+    /// The child that the SA belongs to.
+    #[must_use]
+    pub const fn child(&self) -> ChildId {
+        self.child
     }
 
     /// The engine that does the cryptography, by name.
@@ -219,7 +227,10 @@ impl<'a> OpenPacket<'a> {
 
     /// Everything after the ICV was right. The replay window moves first: whatever else is wrong
     /// with the packet, it has been used.
-    fn accept(&mut self) -> Result<OpenOutcome, DropReason> {
+    fn accept(
+        &mut self,
+        permits: &mut impl FnMut(&InboundSa, &Flow) -> bool,
+    ) -> Result<OpenOutcome, DropReason> {
         let sa = self.sa;
         let newest = sa.live.replay.accept(self.sequence).map_err(|_| DropReason::Replay)?;
         self.authenticated = Some(Authenticated { sequence: self.sequence, newest });
@@ -240,7 +251,7 @@ impl<'a> OpenPacket<'a> {
         let len = header.total_len;
         let inner = payload.get_mut(..len).ok_or(malformed)?;
         let flow = Flow::read(inner).ok_or(malformed)?;
-        if !sa.selectors_accept(&flow) {
+        if !sa.selectors_accept(&flow) || !permits(sa, &flow) {
             return Err(DropReason::Policy);
         }
         if sa.ecn == EcnPolicy::Rfc6040
@@ -267,6 +278,16 @@ impl<'a> OpenPacket<'a> {
 ///
 /// The order is that of RFC 4303 §3.4: replay check, ICV, replay window, then the inside.
 pub fn open_burst(packets: &mut [OpenPacket<'_>]) {
+    open_burst_where(packets, |_, _| true);
+}
+
+/// Like [`open_burst`], for who has policies: `permits` is asked about every decrypted packet that
+/// its SA's selectors accept, and what it refuses is dropped as [`DropReason::Policy`] (RFC 4301
+/// §5.2 step 4).
+pub fn open_burst_where(
+    packets: &mut [OpenPacket<'_>],
+    mut permits: impl FnMut(&InboundSa, &Flow) -> bool,
+) {
     for chunk in packets.chunks_mut(CHUNK) {
         for packet in chunk.iter_mut() {
             match packet.check() {
@@ -276,9 +297,9 @@ pub fn open_burst(packets: &mut [OpenPacket<'_>]) {
         }
         // Small bursts do not pay for a large array.
         match chunk.len() {
-            1 => open_jobs::<1>(chunk),
-            2..=8 => open_jobs::<8>(chunk),
-            _ => open_jobs::<CHUNK>(chunk),
+            1 => open_jobs::<1>(chunk, &mut permits),
+            2..=8 => open_jobs::<8>(chunk, &mut permits),
+            _ => open_jobs::<CHUNK>(chunk, &mut permits),
         }
         for run in chunk.chunk_by_mut(|a, b| core::ptr::eq(a.sa, b.sa)) {
             book_run(run);
@@ -287,7 +308,10 @@ pub fn open_burst(packets: &mut [OpenPacket<'_>]) {
 }
 
 /// Has the engines open at most `N` packets, and looks inside those that were authentic.
-fn open_jobs<const N: usize>(packets: &mut [OpenPacket<'_>]) {
+fn open_jobs<const N: usize>(
+    packets: &mut [OpenPacket<'_>],
+    permits: &mut impl FnMut(&InboundSa, &Flow) -> bool,
+) {
     let count = packets.len().min(N);
     let mut waiting = packets.iter_mut();
     let mut jobs: [OpenJob<'_>; N] =
@@ -296,7 +320,7 @@ fn open_jobs<const N: usize>(packets: &mut [OpenPacket<'_>]) {
     let authentic: [bool; N] =
         core::array::from_fn(|i| jobs.get(i).is_some_and(|job| job.state().result().is_ok()));
     for (packet, authentic) in packets.iter_mut().zip(authentic).filter(|(p, _)| p.alive) {
-        let result = if authentic { packet.accept() } else { Err(DropReason::Auth) };
+        let result = if authentic { packet.accept(permits) } else { Err(DropReason::Auth) };
         match result {
             Ok(outcome) => packet.outcome = outcome,
             Err(reason) => packet.drop_for(reason),

@@ -49,7 +49,8 @@ mod trailer;
 pub mod udp;
 
 pub use inbound::{
-    Authenticated, InboundSa, OpenOutcome, OpenPacket, Opened, open_burst, peek_spi,
+    Authenticated, InboundSa, OpenOutcome, OpenPacket, Opened, open_burst, open_burst_where,
+    peek_spi,
 };
 pub use outbound::{
     InnerHops, OutboundOptions, OutboundSa, OutputForm, SealPacket, SealSource, Sealed,

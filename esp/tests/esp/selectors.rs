@@ -1,7 +1,7 @@
 //! The inner packet is held against the SA's selectors, fragments and ICMP included.
 
-use esp::inner::Flow;
-use sa_store::{Direction, Esn, TrafficSelector, live::DropReason};
+use esp::{OpenOutcome, OpenPacket, inner::Flow, open_burst_where};
+use sa_store::{ChildId, Direction, Esn, TrafficSelector, live::DropReason};
 
 use super::{gcm, inbound_of, ipv4, ipv6, open, outbound, record, seal_inner};
 
@@ -136,4 +136,34 @@ fn extension_headers_do_not_hide_the_protocol() {
     beyond[6] = 60;
     beyond[41] = 200;
     assert_eq!(Flow::read(&beyond), None);
+}
+
+/// Who has policies is asked about what the selectors accept, and about nothing else.
+#[test]
+fn what_the_policies_refuse_is_dropped_and_counted_as_such() {
+    let sa = inbound_of(&record(gcm(), Esn::No, Direction::Inbound));
+    let out = outbound(gcm(), Esn::No);
+    let inner = ipv4(60, 0);
+    for permitted in [false, true] {
+        let mut packets = [(); 3].map(|()| seal_inner(&out, &inner));
+        packets[1][20] ^= 1;
+        let mut burst: Vec<_> =
+            packets.iter_mut().map(|packet| OpenPacket::new(&sa, packet, None)).collect();
+        let before = sa.live().counters();
+        let mut asked = 0;
+        open_burst_where(&mut burst, |of, flow| {
+            assert_eq!((of.child(), *flow), (ChildId(1), Flow::read(&inner).unwrap()));
+            asked += 1;
+            permitted
+        });
+        assert_eq!(asked, 2, "the one that was changed on the way is nobody's");
+        let outcome = burst[0].outcome();
+        assert_eq!(matches!(outcome, OpenOutcome::Inner(_)), permitted);
+        assert!(burst[0].authenticated().is_some(), "it came from the peer all the same");
+        let after = sa.live().counters();
+        let [passed, refused] = if permitted { [2, 0] } else { [0, 2] };
+        assert_eq!(after.packets - before.packets, passed);
+        let policy = DropReason::Policy;
+        assert_eq!(after.dropped(policy) - before.dropped(policy), refused);
+    }
 }

@@ -8,6 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use esp::inner::Flow;
 use rustc_hash::FxHashMap;
 use sa_store::ChildId;
 
@@ -95,6 +96,20 @@ impl PolicyIndex {
         rule(odd.copied().unwrap_or(best))
     }
 
+    /// Asks about inbound packets, some of which may be of one flow.
+    pub(crate) const fn admission(&self) -> Admission<'_> {
+        Admission { index: self, last: None }
+    }
+
+    /// Whether an inbound packet that came through `child` is where the policies want it: what goes
+    /// the other way, source and destination exchanged, would leave through that child as well (RFC
+    /// 4301 §5.2 step 4). A source that a bypass or an earlier policy covers is somebody else's.
+    fn admits(&self, child: ChildId, flow: &Flow) -> bool {
+        let ports = flow.destination_port.zip(flow.source_port);
+        self.find(flow.destination, flow.source, flow.protocol, ports)
+            .is_some_and(|rule| matches!(rule.verdict, Verdict::Protect(_, own) if own == child))
+    }
+
     /// Whether the child may ask for an SA at `now` (nanoseconds): at most once a second.
     pub(crate) fn may_acquire(&self, child: ChildId, now: u64) -> bool {
         let Some(last) = self.acquired.get(&child) else { return false };
@@ -103,6 +118,28 @@ impl PolicyIndex {
             && last
                 .compare_exchange(before, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+}
+
+/// See [`PolicyIndex::admission`].
+pub(crate) struct Admission<'p> {
+    index: &'p PolicyIndex,
+    /// The answer to the last question.
+    last: Option<(ChildId, Flow, bool)>,
+}
+
+impl Admission<'_> {
+    /// Whether the policies let a packet of `flow` come in through `child`.
+    pub(crate) fn permits(&mut self, child: ChildId, flow: &Flow) -> bool {
+        if let Some((of, last, answer)) = &self.last
+            && *of == child
+            && last == flow
+        {
+            return *answer;
+        }
+        let answer = self.index.admits(child, flow);
+        self.last = Some((child, *flow, answer));
+        answer
     }
 }
 
@@ -223,5 +260,58 @@ mod tests {
         assert!(!index.may_acquire(child, 900_000_000));
         assert!(index.may_acquire(child, 1_100_000_000));
         assert!(!index.may_acquire(ChildId(99), 5_000_000_000));
+    }
+
+    #[test]
+    fn what_comes_in_belongs_to_the_first_rule_for_the_way_back() {
+        let any = PortRange::ANY;
+        let all = (0, u32::MAX);
+        let with = |verdict, remote, protocol, ports| Rule {
+            verdict,
+            ..rule(all, remote, protocol, ports)
+        };
+        let child = |number| Verdict::Protect(TunnelId(0), ChildId(number));
+        let hub = PolicyIndex::new(vec![
+            with(Verdict::Bypass, (10, 19), 0, any),
+            with(Verdict::Discard, (20, 29), 0, any),
+            with(child(1), (30, 39), 17, PortRange::single(53)),
+            with(child(2), (30, 39), 6, PortRange::OPAQUE),
+            with(child(3), (30, 39), 1, PortRange::single(0x0800)),
+            with(child(4), (40, 49), 0, any),
+            with(child(5), (0, 99), 0, any),
+        ]);
+        let flow = |source: u32, protocol, ports: Option<(u16, u16)>| Flow {
+            source: IpAddr::V4(source.into()),
+            destination: IpAddr::V4(7.into()),
+            protocol,
+            source_port: ports.map(|(source, _)| source),
+            destination_port: ports.map(|(_, destination)| destination),
+        };
+        let echo = |word| Some((word, word));
+        for (flow, of) in [
+            (flow(5, 17, Some((9, 9))), Some(5)),
+            (flow(15, 17, Some((9, 9))), None),
+            (flow(25, 17, Some((9, 9))), None),
+            (flow(45, 6, Some((1, 2))), Some(4)),
+            // Ports change places with addresses.
+            (flow(35, 17, Some((53, 9))), Some(1)),
+            (flow(35, 17, Some((9, 53))), Some(5)),
+            // Later fragments show none.
+            (flow(35, 17, None), Some(5)),
+            (flow(35, 6, None), Some(2)),
+            (flow(35, 6, Some((1, 2))), Some(5)),
+            (flow(35, 1, echo(0x0800)), Some(3)),
+            (flow(35, 1, echo(0x0000)), Some(5)),
+            (flow(35, 1, echo(0x0304)), Some(5)),
+            (flow(100, 17, Some((9, 9))), None),
+        ] {
+            let mut admission = hub.admission();
+            for number in (1..=5).chain((1..=5).rev()) {
+                let permitted = admission.permits(ChildId(number), &flow);
+                assert_eq!(permitted, of == Some(number), "{flow:?} through {number}");
+            }
+        }
+        let nothing = PolicyIndex::default();
+        assert!(!nothing.admission().permits(ChildId(5), &flow(5, 17, None)), "no policies");
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, ops::Range, os::fd::BorrowedFd, sync::atomic::Ordering};
 
 use arrayvec::ArrayVec;
-use esp::{OpenOutcome, OpenPacket, open_burst, peek_spi, udp};
+use esp::{OpenOutcome, OpenPacket, open_burst_where, peek_spi, udp};
 use sa_store::Encapsulation;
 
 use super::Shared;
@@ -217,7 +217,8 @@ impl InboundPath {
                 at = entry.packet.end;
                 burst.push(OpenPacket::new(&entry.inbound.sa, packet, Some(entry.tos)));
             }
-            open_burst(&mut burst);
+            let mut admission = tables.policies.admission();
+            open_burst_where(&mut burst, |sa, flow| admission.permits(sa.child(), flow));
             for (entry, packet) in entries.iter().zip(&burst) {
                 if let Some(authenticated) = packet.authenticated() {
                     heard(entry, authenticated.newest, now, shared);

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admitted;
 mod blocked;
 mod connected;
 mod exempt;

@@ -31,11 +31,17 @@ pub(crate) fn describe(event: &Event) -> (&'static str, Option<String>, String) 
         Event::Failed { remote, failure: reason, .. } => {
             failure("failed", reason, &format!("with {remote}: "))
         }
-        Event::Retransmitting { remote, tries, .. } => (
+        Event::Retransmitting { remote, tries, waited, .. } => (
             "retransmitting",
             None,
-            format!("{remote} does not answer; the request is sent again (attempt {tries})"),
+            format!(
+                "{remote} has not answered for {} s; the request is sent again (attempt {tries})",
+                waited.as_secs()
+            ),
         ),
+        Event::Answering { remote, waited, .. } => {
+            ("answering", None, format!("{remote} answers again, after {} s", waited.as_secs()))
+        }
         Event::PeerMoved { old, new, .. } => {
             ("peer-moved", None, format!("the peer moved from {old} to {new}"))
         }

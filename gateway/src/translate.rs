@@ -31,6 +31,8 @@ pub(crate) fn connection(tunnel: &Tunnel) -> Arc<Connection> {
         rekey: spec.rekey,
         over_time: spec.rekey.map_or(Duration::ZERO, |rekey| (rekey / 10).max(LEAST_OVERTIME)),
         dpd: spec.dpd,
+        dpd_timeout: spec.dpd_timeout,
+        idle: spec.idle,
         encap: spec.encap,
         replace_duplicates: true,
         children: tunnel
@@ -94,7 +96,7 @@ pub(crate) fn same_ike(a: &ConnectionSpec, b: &ConnectionSpec) -> bool {
         && same_auth(&a.auth, &b.auth)
         && a.proposals == b.proposals
         && a.rekey == b.rekey
-        && a.dpd == b.dpd
+        && (a.dpd, a.dpd_timeout, a.idle) == (b.dpd, b.dpd_timeout, b.idle)
         && a.encap == b.encap
 }
 

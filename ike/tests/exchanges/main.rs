@@ -14,6 +14,7 @@ mod duplicates;
 mod forged;
 mod fragmentation;
 mod handshake;
+mod hints;
 mod hostile;
 mod interloper;
 mod liveness;

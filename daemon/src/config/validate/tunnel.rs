@@ -77,6 +77,8 @@ pub(super) fn connection(
         proposals: ike.proposals,
         rekey: ike.rekey,
         dpd: ike.dpd,
+        dpd_timeout: ike.dpd_timeout,
+        idle: ike.idle,
         encap,
         children,
     })

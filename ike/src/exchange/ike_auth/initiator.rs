@@ -200,7 +200,8 @@ impl Authenticating {
             match candidate.channel.on_timeout(shared) {
                 Due::Wait => {}
                 Due::Again(tries) => {
-                    shared.event(Event::Retransmitting { tunnel, remote: path.remote, tries });
+                    let (remote, waited) = (path.remote, candidate.channel.waited(shared.now));
+                    shared.event(Event::Retransmitting { tunnel, remote, tries, waited });
                 }
                 Due::GiveUp => {
                     self.candidates.remove(at).release(shared);

@@ -290,7 +290,9 @@ impl Initiating {
                     shared.transmit(self.target.path, round.request.clone());
                 }
                 let (tunnel, remote) = (self.tunnel(), self.target.path.remote);
-                shared.event(Event::Retransmitting { tunnel, remote, tries });
+                let began = self.resend.as_ref().map_or(now, Resend::began);
+                let waited = now.since(began);
+                shared.event(Event::Retransmitting { tunnel, remote, tries, waited });
             }
             Due::GiveUp if idle => {
                 let hint = self.hint.take().map(|(failure, _)| failure);

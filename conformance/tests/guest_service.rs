@@ -20,8 +20,9 @@ use conformance::{postern, strongswan, wait};
 /// An emulated machine takes its time, beside everything else that runs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What `CapabilityBoundingSet=` leaves: CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW.
-const CAPABILITIES: u64 = 1 << 10 | 1 << 12 | 1 << 13;
+/// What `CapabilityBoundingSet=` leaves: CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW,
+/// CAP_PERFMON and CAP_BPF.
+const CAPABILITIES: u64 = 1 << 10 | 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
 
 const CONFIG: &str = "/etc/postern/config.toml";
 
@@ -42,6 +43,8 @@ fn the_unit_runs_reloads_restarts_and_stops_under_systemd() -> Outcome {
         // Started: it says so itself, and comes with all its restrictions.
         us.must("systemctl enable --now posternd")?;
         us.must("postern up site --timeout 30")?;
+        let status = us.must("postern sa")?;
+        ensure(!status.contains("filters of interfaces"), || status.clone())?;
         restricted(&us)?;
         passes(lab)?;
 
@@ -78,6 +81,14 @@ fn the_unit_runs_reloads_restarts_and_stops_under_systemd() -> Outcome {
         let result = us.must("systemctl show -P Result -P ActiveState posternd")?;
         ensure(result.lines().eq(["success", "inactive"]), || format!("it ended as {result}"))?;
         let report = lab.exchange(Family::V4, 100, 200)?;
+        ensure(report.there.lost == report.there.sent, || format!("packets left: {report}"))?;
+
+        // Flushed, with nobody to put anything back: the filters of the interfaces hold.
+        us.must(
+            "nft flush ruleset; ip rule flush; ip -6 rule flush; \
+             ip rule add pref 32766 lookup main; ip -6 rule add pref 32766 lookup main",
+        )?;
+        let report = lab.exchange(Family::V4, 100, 2000)?;
         ensure(report.there.lost == report.there.sent, || format!("packets left: {report}"))?;
         let log = us.must("journalctl -u posternd -o cat --no-pager")?;
         for word in ["not permitted", "ermission denied", "panicked"] {

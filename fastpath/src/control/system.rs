@@ -86,6 +86,10 @@ impl Control {
     /// Puts into the system what `changes` took out of it, or `all` there is.
     fn settle(&mut self, changes: Changes, all: bool) -> Result<(), String> {
         let mut moved = false;
+        if all || changes.addresses || changes.filters {
+            self.steering.guard_links(changes.filters);
+            self.report_warnings();
+        }
         if all || changes.addresses {
             let addresses = self.steering.addresses().map_err(|error| error.to_string())?;
             moved = addresses != self.addresses;

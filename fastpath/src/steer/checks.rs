@@ -74,6 +74,8 @@ pub(crate) struct Obstacles {
     pub needs: Needs,
     /// What steering could not put into the system, and is tried again.
     pub unsettled: Option<String>,
+    /// Why nothing is held back where others flush nftables.
+    pub second_line: Option<String>,
 }
 
 impl Obstacles {
@@ -82,7 +84,15 @@ impl Obstacles {
         let unsettled = self.unsettled.iter().map(|reason| {
             format!("steering is not as the policies want it, and is tried again: {reason}")
         });
-        let mut all: Vec<String> = unsettled.chain(self.faults.iter().cloned()).collect();
+        let second_line = self.second_line.iter().map(|reason| {
+            format!(
+                "what is protected is held back by nftables alone, so that whoever flushes its \
+                 rule set lets it leave in clear until they are put back: the filters of \
+                 interfaces (tc, clsact) are missing: {reason}"
+            )
+        });
+        let known = unsettled.chain(second_line).chain(self.faults.iter().cloned());
+        let mut all: Vec<String> = known.collect();
         all.extend(warnings_at(Path::new(ROOT), self.needs));
         all
     }

@@ -9,14 +9,19 @@
 //! Everything is found again by fixed names and numbers: the nftables table, the routing tables,
 //! the priorities of the rules. A restarted process takes over what the last one left, and
 //! [`release`] needs no memory of who made it. When the process is gone, the TUN interface and
-//! the routes through it vanish; the rules, the mark and the `unreachable` routes stay.
+//! the routes through it vanish; the rules, the mark and the `unreachable` routes stay. Where
+//! others flush nftables or routing rules, [`classifier`] holds.
 
 mod addresses;
 mod checks;
+mod classifier;
 pub(crate) mod counter;
 mod names;
 pub(crate) mod netlink;
 mod nft;
+#[cfg(test)]
+#[path = "../../tests/common/oracle.rs"]
+mod oracle;
 pub(crate) mod path;
 mod sources;
 mod watch;
@@ -35,7 +40,7 @@ pub(crate) use self::{
     checks::Obstacles,
     watch::{Changes, Watch},
 };
-use self::{checks::Needs, sources::Sources};
+use self::{checks::Needs, classifier::Classifier, sources::Sources};
 
 use self::netlink::{Message, Netlink, Route, RouteKind, Rule as RoutingRule, RuleAction};
 use crate::{
@@ -96,6 +101,8 @@ pub struct Marks {
     pub pass: u32,
     /// Came out of a tunnel, where a policy covers everything.
     pub emerged: u32,
+    /// Covered by no selector, though its fragments may look as if.
+    pub whole: u32,
 }
 
 impl SteeringConfig {
@@ -109,6 +116,7 @@ impl SteeringConfig {
             bypass: one << 1,
             pass: one | (one << 1),
             emerged: one << 2,
+            whole: one | (one << 2),
         }
     }
 
@@ -239,6 +247,7 @@ pub(crate) struct Steering {
     obstacles: Obstacles,
     /// Whether rules stand that protect something and must not be missing for a moment.
     cover: bool,
+    classifier: Classifier,
     /// What was applied last and stands, as far as is known.
     standing: Option<Standing>,
 }
@@ -272,6 +281,7 @@ impl Steering {
             exempt,
             obstacles: Obstacles::default(),
             cover,
+            classifier: Classifier::default(),
             standing: None,
         })
     }
@@ -385,6 +395,9 @@ impl Steering {
         if !same {
             nft::replace(&self.config, rules, self.cover)?;
             self.cover = rules.iter().any(|rule| rule.verdict.is_caught());
+            let Self { config, classifier, netlink, interface, .. } = self;
+            classifier.replace(config, rules, *interface, netlink);
+            self.note_second_line();
         }
         self.sources.delete(&sources, &mut self.netlink).map_err(failed("delete"))?;
         for source in self.exempt.difference(&exempt) {
@@ -393,6 +406,16 @@ impl Steering {
         self.exempt = exempt;
         self.standing = Some(Standing { rules: rules.to_vec(), addresses: addresses.to_vec() });
         Ok(!same)
+    }
+
+    /// Puts the second line on interfaces that are new, or on `all`.
+    pub(crate) fn guard_links(&mut self, all: bool) {
+        self.classifier.follow(all, &mut self.netlink);
+        self.note_second_line();
+    }
+
+    fn note_second_line(&mut self) {
+        self.obstacles.second_line = self.classifier.missing().map(str::to_owned);
     }
 
     /// Looks what the policies want of the system around them.
@@ -446,8 +469,8 @@ const fn unreachable(table: u32, v4: bool) -> Route {
     }
 }
 
-/// Removes everything that steering put into the system: the nftables table, the rules, the
-/// routes. Nothing to remove is no error.
+/// Removes everything that steering put into the system: the nftables table, the filters of
+/// interfaces, the rules, the routes. Nothing to remove is no error.
 ///
 /// # Errors
 /// [`Error::Nft`] or [`Error::Netlink`] when the system refuses, [`Error::Name`] when nothing can be
@@ -457,6 +480,7 @@ pub fn release(config: &SteeringConfig) -> Result<(), Error> {
     nft::remove(config)?;
     let failed = |what: &str, source| Error::Netlink { what: what.to_owned(), source };
     let mut netlink = Netlink::open().map_err(|source| failed("open a netlink socket", source))?;
+    classifier::remove(&mut netlink).map_err(|source| failed("remove filters", source))?;
     let exemptions = exemptions(config, &mut netlink)?;
     let exemptions = exemptions.into_iter().map(|source| config.exemption(source));
     for rule in exemptions.chain(config.rules()) {

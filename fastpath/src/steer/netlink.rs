@@ -417,7 +417,7 @@ impl Netlink {
         }
     }
 
-    fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Reply>> {
+    pub(super) fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Reply>> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = Message::new(kind, DUMP, body).finish(self.sequence);
         rustix::net::send(&self.socket, &bytes, SendFlags::empty())?;

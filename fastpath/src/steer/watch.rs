@@ -4,9 +4,12 @@ use std::{io, os::fd::OwnedFd};
 
 use rustix::net::RecvFlags;
 
-use super::netlink::{
-    NFPROTO_INET, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK,
-    RTM_NEWROUTE, Reply, array, open_filter_socket, open_socket, replies,
+use super::{
+    classifier::{RTM_DELQDISC, RTM_DELTFILTER, is_about_ours},
+    netlink::{
+        NFPROTO_INET, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR,
+        RTM_NEWLINK, RTM_NEWROUTE, Reply, array, open_filter_socket, open_socket, replies,
+    },
 };
 
 /// `NFNL_SUBSYS_NFTABLES << 8`, and in it `NFT_MSG_NEWGEN`, which ends a transaction.
@@ -31,11 +34,20 @@ pub(crate) struct Changes {
     pub table: bool,
     /// What fits a path may be something else now.
     pub paths: bool,
+    /// Filters of ours were taken from an interface, or may have been.
+    pub filters: bool,
 }
 
 impl Changes {
-    const EVERYTHING: Self =
-        Self { addresses: true, routes: true, ways: true, down: true, table: true, paths: true };
+    const EVERYTHING: Self = Self {
+        addresses: true,
+        routes: true,
+        ways: true,
+        down: true,
+        table: true,
+        paths: true,
+        filters: true,
+    };
 }
 
 /// Sockets that become readable when the system changes around us: addresses come and go, a
@@ -53,9 +65,9 @@ impl Watch {
     pub(crate) fn open(interface: u32, nft_table: &str) -> io::Result<Self> {
         use rustix::net::netlink::SocketAddrNetlink;
         let route = open_socket()?;
-        // RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE and the
+        // RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE and the
         // group RTNLGRP_IPV6_RULE (19).
-        let groups = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
+        let groups = 0x1 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
         rustix::net::bind(&route, &SocketAddrNetlink::new(0, groups))?;
         let filter = open_filter_socket()?;
         // NFNLGRP_NFTABLES (7).
@@ -101,6 +113,9 @@ impl Watch {
                         None => changes.ways = true,
                     },
                     RTM_DELRULE => (changes.routes, changes.ways) = (true, true),
+                    RTM_DELQDISC | RTM_DELTFILTER => {
+                        changes.filters |= is_about_ours(&reply.body);
+                    }
                     _ => {}
                 }
             }

@@ -66,7 +66,7 @@ impl Packet {
 
     /// Whether a fragment hides what flow it is of: a later one, and a first one whose headers go
     /// on in the next.
-    fn flow_is_hidden(&self) -> bool {
+    pub(crate) fn flow_is_hidden(&self) -> bool {
         self.part == Part::Later
             || self.part == Part::First
                 && !self.v4

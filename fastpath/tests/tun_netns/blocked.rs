@@ -56,11 +56,16 @@ fn nothing_leaves_in_clear_without_an_sa_or_without_the_data_plane() {
     sites.a.release();
     sites.b.release();
     for space in [&sites.a.gateway, &sites.b.gateway] {
-        for look in
-            ["nft list tables", "ip rule", "ip -6 rule", "ip route show table all", "ip link"]
-        {
+        for look in [
+            "nft list tables",
+            "ip rule",
+            "ip -6 rule",
+            "ip route show table all",
+            "ip link",
+            "tc qdisc show",
+        ] {
             let (_, text) = space.exec(look);
-            for word in ["postern", "28783", "28784", "proto 112"] {
+            for word in ["postern", "28783", "28784", "proto 112", "clsact"] {
                 assert!(!text.contains(word), "release left in `{look}`: {text}");
             }
         }

@@ -9,6 +9,7 @@ mod admitted;
 mod blocked;
 mod connected;
 mod exempt;
+mod flushed;
 mod fragments;
 mod guarded;
 mod order;

@@ -239,6 +239,9 @@ fn what_others_take_out_is_put_back() {
         "ip -6 rule del priority 150",
         "ip -6 rule del priority 152",
         "ip route flush table 28784",
+        "tc qdisc del dev wan clsact",
+        "tc filter del dev lan ingress",
+        "tc filter del dev wan egress pref 1",
     ] {
         let state = || {
             [
@@ -249,6 +252,8 @@ fn what_others_take_out_is_put_back() {
                 "ip -6 route show table 28783",
                 "ip route show table 28784",
                 "ip -6 route show table 28784",
+                "tc filter show dev wan egress",
+                "tc filter show dev lan ingress",
             ]
             .map(|look| gateway.exec(look).1)
         };
@@ -314,7 +319,7 @@ fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
     let start = Instant::now();
     sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    assert!(took < Duration::from_secs(9), "it took {took:?}");
     assert!(sites.a.client.no_ping("10.2.0.2"), "the last selector holds");
     assert!(sites.a.client.no_ping("172.16.9.1"));
     let blocked = sites.a.handle().counters().policy;

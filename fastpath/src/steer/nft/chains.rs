@@ -44,22 +44,31 @@ fn chain(name: &str, hook: Option<Hook>, lines: Vec<Line>) -> Chain {
     Chain { name: name.to_owned(), hook, lines }
 }
 
-/// The chains. Lines that jump to what selectors cover, and to what may not arrive in clear, are
-/// `jump_out` and `jump_in`; `everything` is whether a rule covers everything.
+/// Lines that jump to chains of selectors.
+#[derive(Clone, Copy)]
+pub(super) struct Jumps<'a> {
+    /// To what they cover.
+    pub out: &'a [Line],
+    /// To what may not arrive in clear.
+    pub into: &'a [Line],
+    /// To what fragments may belong to; nothing where they are not put together first.
+    pub cut: &'a [Line],
+}
+
+/// The chains; `everything` is whether a rule covers everything.
 pub(super) fn chains(
     config: &SteeringConfig,
     place: Place,
     everything: bool,
-    jump_out: &[Line],
-    jump_in: &[Line],
+    jumps: Jumps<'_>,
 ) -> Vec<Chain> {
     let mut all = verdicts(config);
-    let through = Through { config, first: place == Place::First, jump_out, jump_in };
+    let through = Through { config, first: place == Place::First, jumps };
     let (prerouting, output) = match place {
         Place::First => (LAST, BEFORE_FILTER),
         Place::Second => (LAST + 1, BEFORE_FILTER + 1),
     };
-    all.push(chain("clear", None, jump_in.to_vec()));
+    all.push(chain("clear", None, jumps.into.to_vec()));
     all.push(through.arrivals());
     all.push(through.prerouting(prerouting, everything));
     all.push(through.output(output));
@@ -118,8 +127,7 @@ struct Through<'a> {
     /// Only one of two tables takes marks away, and the other one decides behind it, so that the
     /// one that is whole at a moment has the last word.
     first: bool,
-    jump_out: &'a [Line],
-    jump_in: &'a [Line],
+    jumps: Jumps<'a>,
 }
 
 impl Through<'_> {
@@ -143,7 +151,7 @@ impl Through<'_> {
             line([self.from(&self.config.interface)], [Action::Accept]),
             line([self.from("lo")], [Action::Accept]),
         ];
-        lines.extend_from_slice(self.jump_in);
+        lines.extend_from_slice(self.jumps.into);
         chain("arrivals", Some(Hook::Prerouting(BEFORE_NAT)), lines)
     }
 
@@ -157,7 +165,7 @@ impl Through<'_> {
         }
         let outside = Match::From { interface: self.tun(), is: false };
         lines.push(line([outside], [Action::Jump("clear".to_owned())]));
-        lines.extend_from_slice(self.jump_out);
+        lines.extend_from_slice(self.jumps.out);
         chain("prerouting", Some(Hook::Prerouting(priority)), lines)
     }
 
@@ -166,7 +174,7 @@ impl Through<'_> {
         let marks = self.config.marks();
         let mut lines = vec![line([is(marks, marks.bypass)], [Action::Accept])];
         lines.extend(self.unmark());
-        lines.extend_from_slice(self.jump_out);
+        lines.extend_from_slice(self.jumps.out);
         if self.first {
             for interface in [self.tun(), "lo".to_owned()] {
                 lines.push(line([Match::To(interface)], [Action::Goto("pass".to_owned())]));
@@ -175,7 +183,7 @@ impl Through<'_> {
         chain("output", Some(Hook::Output(priority)), lines)
     }
 
-    fn guards(&self) -> [Chain; 4] {
+    fn guards(&self) -> [Chain; 5] {
         let marks = self.config.marks();
         let accept = |matched: Match| line([matched], [Action::Accept]);
         // What no selector covers but was routed through the TUN interface takes the way that it
@@ -192,14 +200,27 @@ impl Through<'_> {
             accept(Match::To("lo".to_owned())),
             accept(is(marks, marks.bypass)),
         ];
-        guard.extend_from_slice(self.jump_out);
+        guard.extend_from_slice(self.jumps.out);
         guard.push(line([is(marks, marks.protect)], [Action::Count(STRAYED), Action::Drop]));
-        let jump = || vec![line([], [Action::Jump("guard".to_owned())])];
+        let jump = |chain: &str| line([], [Action::Jump(chain.to_owned())]);
+        let mut behind_nat = vec![jump("guard")];
+        // What is put together here is cut again behind us: the filters of interfaces
+        // (`super::super::classifier`) must not take the pieces for those of other flows.
+        let mut whole = self.jumps.cut.to_vec();
+        if !whole.is_empty() {
+            for interface in [self.tun(), "lo".to_owned()] {
+                behind_nat.push(accept(Match::To(interface)));
+            }
+            behind_nat.push(accept(is(marks, marks.bypass)));
+            behind_nat.push(jump("whole"));
+            whole.push(line([is(marks, marks.protect)], [set(marks, marks.whole)]));
+        }
         [
             chain("pass", None, pass),
             chain("guard", None, guard),
-            chain("guard_before_nat", Some(Hook::Postrouting(BEFORE_NAT)), jump()),
-            chain("guard_behind_nat", Some(Hook::Postrouting(LAST)), jump()),
+            chain("whole", None, whole),
+            chain("guard_before_nat", Some(Hook::Postrouting(BEFORE_NAT)), vec![jump("guard")]),
+            chain("guard_behind_nat", Some(Hook::Postrouting(LAST)), behind_nat),
         ]
     }
 }

@@ -28,10 +28,12 @@ use super::{
 };
 use crate::{error::Error, policy::Rule};
 
+pub(super) use self::sets::{BY_FIRST_WORD, BY_SECOND_WORD, View, names_exempt, needs_whole};
 use self::{
+    chains::Jumps,
     load::load,
     model::{Action, Chain, Line, Match, Table},
-    sets::{Family, needs_whole},
+    sets::Family,
 };
 
 /// Which of two tables; see [`replace`].
@@ -62,7 +64,7 @@ fn table(
         table.chains.push(Chain { name: DEFRAGMENT.to_owned(), hook: None, lines: vec![udp] });
     }
     let (mut out, mut into) = (Vec::new(), Vec::new());
-    let mut everything = false;
+    let (mut everything, mut cut) = (false, Vec::new());
     for (v4, digit) in [(true, '4'), (false, '6')] {
         let rules: Vec<Rule> = rules.iter().filter(|rule| rule.v4 == v4).copied().collect();
         if rules.is_empty() {
@@ -70,6 +72,10 @@ fn table(
         }
         let family = Family::new(v4, &rules, config);
         everything |= family.everything;
+        if defragment && needs_whole(&rules, v4) {
+            let jump = vec![Action::Jump(family.unknown())];
+            cut.push(Line(vec![Match::Family { v4 }], jump));
+        }
         table.sets.extend(family.sets);
         table.peers.extend(family.peers);
         table.chains.extend(family.chains);
@@ -77,7 +83,12 @@ fn table(
         out.push(Line(vec![Match::Family { v4 }], jump("out")));
         into.push(Line(vec![Match::Family { v4 }], jump("in")));
     }
-    table.chains.extend(chains::chains(config, place, everything, &out, &into));
+    table.chains.extend(chains::chains(
+        config,
+        place,
+        everything,
+        Jumps { out: &out, into: &into, cut: &cut },
+    ));
     table
 }
 

@@ -24,13 +24,13 @@ use crate::policy::{Rule, Span, Verdict, in_layers};
 const LARGEST_SET: usize = 2000;
 
 /// Protocols whose ports are seen when the second 16 bits are: those with ports, and mobility.
-const BY_SECOND_WORD: [u8; 6] = [6, 17, 33, 132, 135, 136];
+pub(in crate::steer) const BY_SECOND_WORD: [u8; 6] = [6, 17, 33, 132, 135, 136];
 /// Those whose type and code are seen when the first 16 bits are.
-const BY_FIRST_WORD: [u8; 2] = [1, 58];
+pub(in crate::steer) const BY_FIRST_WORD: [u8; 2] = [1, 58];
 
 /// What a packet shows of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum View {
+pub(in crate::steer) enum View {
     /// Its ports, or it has none.
     Seen,
     /// No ports.
@@ -65,7 +65,7 @@ impl View {
     /// A rule as it is for such packets; `None` if it is none. What may belong to a flow that is
     /// caught is caught, and a bypass opens only what is certainly its own; the data plane drops
     /// what it cannot place.
-    fn of(self, rule: &Rule) -> Option<Rule> {
+    pub(in crate::steer) fn of(self, rule: &Rule) -> Option<Rule> {
         let any = |rule: &Rule| Rule {
             local_ports: PortRange::ANY,
             remote_ports: PortRange::ANY,
@@ -119,7 +119,7 @@ fn element(rule: &Rule, key: Key) -> Option<Element> {
 
 /// Whether a rule names what is exempt from rules that only cover it: ESP and UDP to our ports,
 /// which our own sockets take, and neighbour discovery.
-fn names_exempt(rule: &Rule, config: &SteeringConfig) -> bool {
+pub(in crate::steer) fn names_exempt(rule: &Rule, config: &SteeringConfig) -> bool {
     let ours = |port: u16| rule.local_ports.contains(port);
     match rule.protocol {
         50 => true,
@@ -182,6 +182,12 @@ impl<'a> Family<'a> {
         lines.into.extend(whole.into);
         family.chain("", lines);
         family
+    }
+
+    /// The chain that catches what fragments may belong to.
+    pub(super) fn unknown(&self) -> String {
+        let view = if self.v4 { View::Cut } else { View::Blind };
+        format!("out{}{}", self.digit(), view.suffix())
     }
 
     const fn digit(&self) -> char {
@@ -378,7 +384,7 @@ impl Target {
 }
 
 /// Whether rules ask for something that not every fragment shows.
-pub(super) fn needs_whole(rules: &[Rule], v4: bool) -> bool {
+pub(in crate::steer) fn needs_whole(rules: &[Rule], v4: bool) -> bool {
     rules.iter().any(|rule| rule.v4 == v4 && (rule.has_ports() || !v4 && rule.protocol != 0))
 }
 

@@ -15,13 +15,14 @@ use super::{
     },
     tree::{CLEAR, Entry, NAMED, TooMany, Tree, result},
 };
-use crate::policy::{Rule, Span};
+use crate::policy::{Rule, Span, Verdict};
 
 /// Fields of `struct __sk_buff`.
 const LENGTH: i16 = 0;
 const MARK: i16 = 8;
 const PROTOCOL: i16 = 16;
 const INGRESS: i16 = 36;
+const INTERFACE: i16 = 40;
 const SOCKET: i16 = 168;
 
 /// Fields of `struct bpf_sock`: the address that a socket is bound to, or connected from.
@@ -213,6 +214,7 @@ impl Writer {
                 .map(|rule| Entry {
                     result: result(&rule, names_exempt(&rule, config)),
                     but_from: is_everything(&rule).then_some(self.tun),
+                    only_by: self.only_by(&rule),
                     rule,
                 })
                 .collect();
@@ -254,7 +256,7 @@ impl Writer {
             self.code.jump_if(Cond::Equal, R0, self.marks.whole, pass);
         }
         let other = self.code.label();
-        self.code.load(Size::Four, R5, R6, INGRESS);
+        self.interfaces(INTERFACE, Some(INGRESS));
         self.ask(HEADER, false, function);
         let checks_arrivals = self.way == Way::Out && !fragment;
         self.act(v4, if checks_arrivals { other } else { pass });
@@ -270,7 +272,7 @@ impl Writer {
         for (from, to, octets) in sides {
             self.read(At::Fixed(from), octets, EXCHANGED + to, pass);
         }
-        self.code.set(R5, 0);
+        self.interfaces(INGRESS, None);
         self.ask(EXCHANGED, true, function);
         self.act(v4, pass);
         self.code.bind(own);
@@ -301,9 +303,28 @@ impl Writer {
         }
         self.code.jump(pass);
         self.code.bind(translated);
-        self.code.set(R5, 0);
+        self.interfaces(INTERFACE, None);
         self.ask(EXCHANGED, false, function);
         self.act(v4, pass);
+    }
+
+    /// A connected network stays clear through its own interface. Before routing the way out is not
+    /// known yet: what leaves is looked at again.
+    fn only_by(&self, rule: &Rule) -> Option<u32> {
+        match (rule.verdict, self.way) {
+            (Verdict::Connected(index), Way::Out) => Some(index),
+            _ => None,
+        }
+    }
+
+    /// Sets R5: the interface that rules may be bound to, and the one that the packet came through.
+    fn interfaces(&mut self, way: i16, came: Option<i16>) {
+        self.code.load(Size::Four, R5, R6, way);
+        self.code.shift_wide(Alu::Left, R5, 32);
+        if let Some(came) = came {
+            self.code.load(Size::Four, R0, R6, came);
+            self.code.alu_wide(Alu::Or, R5, R0);
+        }
     }
 
     /// Calls the function of the rules; R5 is set.

@@ -6,7 +6,7 @@
 
 use sa_store::PortRange;
 
-use super::asm::{Assembler, Cond, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Reg, Size};
+use super::asm::{Alu, Assembler, Cond, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Reg, Size};
 use crate::policy::{Rule, Span, Verdict};
 
 /// What a function of [`Tree::emit`] returns: nothing catches the packet.
@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub result: u32,
     /// It matches nothing that came through this interface.
     pub but_from: Option<u32>,
+    /// It matches only what leaves through this interface, of arrivals what came through it.
+    pub only_by: Option<u32>,
 }
 
 impl Entry {
@@ -46,6 +48,7 @@ impl Entry {
     fn ends(&self, region: &Region) -> bool {
         self.rule.is_wide()
             && self.but_from.is_none()
+            && self.only_by.is_none()
             && self.rule.local.covers(region.local)
             && self.rule.remote.covers(region.remote)
     }
@@ -144,7 +147,7 @@ impl Tree {
                 return Err(TooMany);
             }
             *places = places.checked_sub(here.len()).ok_or(TooMany)?;
-            let each = if v4 { 12 } else { 40 };
+            let each = if v4 { 15 } else { 43 };
             return Ok(Place { region, size: here.len() * each + 2, node: Node::Row(here) });
         };
         let span = region.of(side);
@@ -158,8 +161,9 @@ impl Tree {
     }
 
     /// Writes the function `label`: arguments are the IP header (R1), the protocol (R2), the
-    /// numbers in the place of ports of our side (R3) and the peer's (R4), and the interface that
-    /// the packet came through (R5).
+    /// numbers in the place of ports of our side (R3) and the peer's (R4), and interfaces (R5): in
+    /// the low half the one that the packet came through, in the high half the one that
+    /// [`Entry::only_by`] is about.
     pub(super) fn emit(&self, label: Label, code: &mut Assembler) {
         let mut functions = vec![(label, &self.root)];
         while let Some((label, place)) = functions.pop() {
@@ -288,6 +292,11 @@ impl Tree {
         if let Some(interface) = entry.but_from {
             code.jump_if(Cond::Equal, R5, interface, next);
         }
+        if let Some(interface) = entry.only_by {
+            code.copy(R0, R5);
+            code.shift_wide(Alu::Right, R0, 32);
+            code.jump_if(Cond::Unequal, R0, interface, next);
+        }
         let always = code.len() == before;
         code.set(R0, entry.result);
         code.exit();
@@ -323,8 +332,8 @@ fn best_split(region: &Region, entries: &[Entry]) -> Option<(Side, u128)> {
 /// What a rule comes to when it matches; `named` where it names something exempt.
 pub(super) const fn result(rule: &Rule, named: bool) -> u32 {
     match (rule.verdict, named) {
-        (Verdict::Bypass, _) => CLEAR,
-        (_, false) => CAUGHT,
-        (_, true) => NAMED,
+        (Verdict::Bypass | Verdict::Connected(_), _) => CLEAR,
+        (Verdict::Protect(..) | Verdict::Discard, false) => CAUGHT,
+        (Verdict::Protect(..) | Verdict::Discard, true) => NAMED,
     }
 }

@@ -15,7 +15,7 @@ use super::{
     sys::test_run::{Beside, Ran, run},
     tree::TooMany,
 };
-use crate::policy::{Rule, compile};
+use crate::policy::{Connected, Rule, compile};
 
 /// Index of the TUN interface, and of another one.
 const TUN: u32 = 77;
@@ -220,6 +220,39 @@ fn neighbour_discovery_passes_unless_a_policy_names_it() {
         let mut routed = solicit;
         routed[7] = 254;
         assert!(!leaves(&programs, &routed, OWN), "{remote}: from another link");
+    }
+}
+
+/// Packets of a test run leave through the loopback interface, which has this index.
+const LEAVES_BY: u32 = 1;
+
+#[test]
+fn a_connected_network_is_clear_through_its_own_interface_only() {
+    let set = || PolicySet {
+        policies: vec![policy(protect(), &["0.0.0.0/0", "::/0"], &["0.0.0.0/0", "::/0"])],
+    };
+    let of = |interface| {
+        let networks = ["192.168.7.0/24", "fd07::/64"];
+        let connected =
+            networks.map(|network| Connected { network: network.parse().unwrap(), interface });
+        loaded(&compile(&set(), &connected))
+    };
+    let marks = SteeringConfig::default().marks();
+    let forwarded = Beside { mark: 0, ingress: LAN };
+    for (near, far, other) in [
+        ("192.168.7.9", "198.51.100.1", "203.0.113.9"),
+        ("fd07::9", "2001:db8::1", "2001:db8:9::9"),
+    ] {
+        let out = packet(far, near, 6, [1, 2]);
+        let programs = of(LEAVES_BY);
+        assert!(leaves(&programs, &out, OWN), "{near}");
+        // It came from where everything is the peer's side.
+        assert!(!leaves(&programs, &out, forwarded), "{near}");
+        let programs = of(LAN);
+        assert!(!leaves(&programs, &out, OWN), "{near} through another interface");
+        assert_eq!(marked(&programs, &out, 0), 0, "before routing the way out is not known");
+        let elsewhere = packet(far, other, 6, [1, 2]);
+        assert_eq!(marked(&programs, &elsewhere, 0), marks.protect);
     }
 }
 

@@ -231,9 +231,13 @@ impl Gateway {
                 // A name that wanders does not grow the list for ever.
                 let surplus = tunnel.resolved.len().saturating_sub(64);
                 tunnel.resolved.drain(..surplus);
-                self.policies.stale |= tunnel.peers() != before;
+                let others = tunnel.peers() != before;
+                self.policies.stale |= others;
                 if let Phase::Trying(attempt) = &mut tunnel.phase {
                     attempt.addresses = addresses.into();
+                }
+                if others {
+                    self.configure(now, id);
                 }
                 self.next_address(now, id);
             }

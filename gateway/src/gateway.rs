@@ -199,8 +199,8 @@ impl Gateway {
                     IkeRequest::Agree { group, private, peer_public } => {
                         RequestKind::Agree { group, private, peer_public }
                     }
-                    IkeRequest::GenerateAndAgree { group, peer_public } => {
-                        RequestKind::GenerateAndAgree { group, peer_public }
+                    IkeRequest::GenerateAndAgree { group, peer_public, asker } => {
+                        RequestKind::GenerateAndAgree { group, peer_public, asker }
                     }
                     // The installer has taken these.
                     IkeRequest::Install { .. }

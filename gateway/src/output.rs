@@ -68,6 +68,8 @@ pub enum RequestKind {
         group: KeGroup,
         /// The peer's public value.
         peer_public: Vec<u8>,
+        /// Who wants it.
+        asker: ike::output::Asker,
     },
     /// Resolve a host name.
     Resolve {

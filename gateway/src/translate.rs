@@ -19,11 +19,15 @@ const LEAST_OVERTIME: Duration = Duration::from_secs(30);
 /// The connection of a tunnel, without the children an operator holds down.
 pub(crate) fn connection(tunnel: &Tunnel) -> Arc<Connection> {
     let spec = &tunnel.spec;
+    // A name may stand for another address tomorrow, but who comes from where it stood is known
+    // better than anybody.
+    let resolved = tunnel.resolved.iter().map(|ip| RemoteAddress::Address(*ip));
+    let known = resolved.map(|address| accepted(&address));
     Arc::new(Connection {
         tunnel: tunnel.id,
         name: spec.name.clone(),
         local: spec.local.clone(),
-        remote: spec.remote.iter().map(accepted).collect(),
+        remote: spec.remote.iter().map(accepted).chain(known).collect(),
         local_id: spec.local_id.clone(),
         remote_id: spec.remote_id.clone(),
         auth: spec.auth.clone(),

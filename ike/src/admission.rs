@@ -8,13 +8,16 @@
 //!                                <--     HDR(A,B), SAr1, KEr, Nr
 //! ```
 
-use alloc::{collections::BTreeMap, vec::Vec};
+mod sources;
+
+use alloc::vec::Vec;
 use core::{net::IpAddr, time::Duration};
 
 use crypto::random::RandomSource;
 use sa_store::{IkeSpi, Instant, PrfAlgorithm, SecretBytes};
 
-use crate::config::EndpointConfig;
+use self::sources::Sources;
+use crate::{config::EndpointConfig, output::Standing, view::IkeSaId};
 
 /// How long a secret makes cookies; it is accepted for as long again.
 const ROTATION: Duration = Duration::from_secs(60);
@@ -39,8 +42,6 @@ pub(crate) enum Verdict {
     Admit,
     /// Answer with this cookie and keep nothing.
     Challenge(Vec<u8>),
-    /// Drop.
-    Refuse,
 }
 
 /// Cookie secrets and the count of half-open IKE SAs.
@@ -48,8 +49,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Admission {
     current: Secret,
     previous: Option<Secret>,
-    half_open: usize,
-    by_source: BTreeMap<IpAddr, usize>,
+    half_open: Sources,
     /// Octets of fragments that half-open IKE SAs hold.
     fragments: usize,
 }
@@ -95,8 +95,7 @@ impl Admission {
         Self {
             current: Secret::draw(0, random, Instant::ZERO),
             previous: None,
-            half_open: 0,
-            by_source: BTreeMap::new(),
+            half_open: Sources::default(),
             fragments: 0,
         }
     }
@@ -111,16 +110,11 @@ impl Admission {
         cookie: Option<&[u8]>,
     ) -> Verdict {
         self.rotate(now, random);
-        if self.half_open < config.cookie_threshold {
+        if self.half_open.len() < config.cookie_threshold {
             return Verdict::Admit;
         }
         if !cookie.is_some_and(|cookie| self.valid(cookie, source, spi_i, nonce_i)) {
             return Verdict::Challenge(self.current.cookie(source, spi_i, nonce_i));
-        }
-        let share = (config.half_open_limit / 16).max(config.cookie_threshold).max(1);
-        let from_source = self.by_source.get(&network(source)).copied().unwrap_or(0);
-        if self.half_open >= config.half_open_limit || from_source >= share {
-            return Verdict::Refuse;
         }
         Verdict::Admit
     }
@@ -142,31 +136,42 @@ impl Admission {
         self.previous = (age < 2 * ROTATION).then_some(old);
     }
 
-    /// One more is half open.
-    pub(crate) fn enter(&mut self, source: IpAddr) {
-        self.half_open += 1;
-        *self.by_source.entry(network(source)).or_default() += 1;
+    /// One more is half open. Gives whose has to go for it, when there are too many.
+    pub(crate) fn enter(
+        &mut self,
+        config: &EndpointConfig,
+        (standing, source): (Standing, IpAddr),
+        ike: IkeSaId,
+    ) -> Option<IkeSaId> {
+        self.half_open.enter(standing, source, ike);
+        self.half_open.excess(config.half_open_limit)
     }
 
     /// One less is half open.
-    pub(crate) fn leave(&mut self, source: IpAddr) {
-        self.half_open = self.half_open.saturating_sub(1);
-        let network = network(source);
-        if let Some(count) = self.by_source.get_mut(&network) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.by_source.remove(&network);
-            }
-        }
-        debug_assert!(self.half_open > 0 || self.fragments == 0, "nobody holds fragments");
+    pub(crate) fn leave(&mut self, (standing, source): (Standing, IpAddr), ike: IkeSaId) {
+        self.half_open.leave(standing, source, ike);
+        debug_assert!(self.half_open.len() > 0 || self.fragments == 0, "nobody holds fragments");
     }
 
-    /// Counts the half-open IKE SAs anew, by source and the octets of fragments each holds.
-    pub(crate) fn recount(&mut self, all: impl Iterator<Item = (IpAddr, usize)>) {
-        (self.half_open, self.fragments) = (0, 0);
-        self.by_source.clear();
-        for (source, held) in all {
-            self.enter(source);
+    /// How long somebody may be half open: a quarter of what is configured for strangers when half
+    /// of the room is taken.
+    pub(crate) fn life(&self, config: &EndpointConfig, standing: Standing) -> Duration {
+        let pressed = self.half_open.len() > config.half_open_limit / 2;
+        if pressed && standing > Standing::Address {
+            config.half_open_timeout / 4
+        } else {
+            config.half_open_timeout
+        }
+    }
+
+    /// Counts the half-open IKE SAs anew, with the octets of fragments each holds.
+    pub(crate) fn recount(
+        &mut self,
+        all: impl Iterator<Item = ((Standing, IpAddr), IkeSaId, usize)>,
+    ) {
+        (self.half_open, self.fragments) = (Sources::default(), 0);
+        for ((standing, source), ike, held) in all {
+            self.half_open.enter(standing, source, ike);
             self.hold_fragments(0, held);
         }
     }
@@ -181,22 +186,6 @@ impl Admission {
     pub(crate) fn hold_fragments(&mut self, before: usize, now: usize) {
         debug_assert!(before <= self.fragments, "more is given back than was taken");
         self.fragments = self.fragments.saturating_sub(before).saturating_add(now);
-    }
-
-    #[cfg(test)]
-    fn half_open(&self) -> usize {
-        self.half_open
-    }
-}
-
-/// What counts as one source: an IPv4 address or an IPv6 /64.
-fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(v6) => {
-            let prefix = u128::from_be_bytes(v6.octets()) & !u128::from(u64::MAX);
-            IpAddr::from(prefix.to_be_bytes())
-        }
     }
 }
 
@@ -237,36 +226,6 @@ mod tests {
         }
         assert_ne!(judge(at(70), key, Some(&cookie[..16])), Verdict::Admit);
         assert_ne!(judge(at(200), key, Some(&cookie)), Verdict::Admit);
-    }
-
-    #[test]
-    fn half_open_is_counted_by_source_and_bounded() {
-        let config = EndpointConfig {
-            cookie_threshold: 2,
-            half_open_limit: 64,
-            ..EndpointConfig::default()
-        };
-        let mut random = Counter(9);
-        let mut admission = Admission::new(&mut random);
-        let source: IpAddr = "2001:db8::1".parse().unwrap();
-        let same_net: IpAddr = "2001:db8::2".parse().unwrap();
-        let key = (same_net, IkeSpi(5), &b"nonce"[..]);
-        for _ in 0..4 {
-            admission.enter(source);
-        }
-        let Verdict::Challenge(cookie) = admission.judge(at(1), &config, &mut random, key, None)
-        else {
-            panic!("no challenge")
-        };
-        let verdict = admission.judge(at(1), &config, &mut random, key, Some(&cookie));
-        assert_eq!(verdict, Verdict::Refuse);
-        admission.leave(source);
-        let verdict = admission.judge(at(1), &config, &mut random, key, Some(&cookie));
-        assert_eq!(verdict, Verdict::Admit);
-        for _ in 0..5 {
-            admission.leave(source);
-        }
-        assert_eq!((admission.half_open(), admission.by_source.len()), (0, 0));
     }
 
     #[test]

@@ -12,7 +12,10 @@ use core::{cmp::Reverse, net::IpAddr};
 use sa_store::{ChildId, Identity, IdentityPattern, TunnelId};
 
 use self::places::Places;
-use crate::config::{Connection, Endpoints, IkeProposal, IkeSuite, RemoteMatch};
+use crate::{
+    config::{Connection, Endpoints, IkeProposal, IkeSuite, RemoteMatch},
+    output::Standing,
+};
 
 /// How well a tunnel fits: compared field by field, the highest is the best; of equal ones it is
 /// the tunnel that was configured first.
@@ -113,6 +116,18 @@ impl Connections {
     /// times.
     pub(crate) fn by_address(&self, path: Endpoints) -> impl Iterator<Item = &Arc<Connection>> {
         self.places.fitting(path).filter_map(|tunnel| self.all.get(&tunnel))
+    }
+
+    /// How well the one is known that comes from there.
+    pub(crate) fn standing(&self, path: Endpoints) -> Standing {
+        let remote = path.remote.ip();
+        let (whole, some) = if remote.is_ipv4() { (32, 16) } else { (128, 32) };
+        let best = self.by_address(path).next().and_then(|it| address_rank(it, remote));
+        match best.and_then(|rank| rank.checked_sub(1)) {
+            Some(length) if length == whole => Standing::Address,
+            Some(length) if length >= some => Standing::Prefix,
+            _ => Standing::Anybody,
+        }
     }
 
     /// As [`Self::by_address`], one tunnel for each list of IKE proposals: what does not fit the

@@ -34,6 +34,33 @@ pub enum Output {
     Event(Event),
 }
 
+/// How well somebody is known who causes work, the best first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Standing {
+    /// A peer that has proved its identity.
+    Authenticated,
+    /// Somebody at an address that is configured as it is, or that a configured name stands for.
+    Address,
+    /// Somebody in a configured network of some size: at least an IPv4 /16 or an IPv6 /32.
+    Prefix,
+    /// Anybody.
+    Anybody,
+}
+
+/// Who causes work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    /// How well it is known.
+    pub standing: Standing,
+    /// Where it is.
+    pub source: core::net::IpAddr,
+}
+
+impl Standing {
+    /// Those who have proved at most where they are.
+    pub const STRANGERS: [Self; 3] = [Self::Address, Self::Prefix, Self::Anybody];
+}
+
 /// Something slow.
 #[derive(Debug)]
 pub enum RequestKind {
@@ -57,6 +84,8 @@ pub enum RequestKind {
         group: KeGroup,
         /// The peer's public value as received; its length is already checked.
         peer_public: Vec<u8>,
+        /// Who wants it: when there is too much to do, the best known come first.
+        asker: Asker,
     },
     /// Install both directions of a pair: inbound first, both or neither (completion:
     /// `Installed`). With `activate` the outbound SA takes over the traffic of its child at

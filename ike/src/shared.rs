@@ -56,6 +56,8 @@ pub(crate) enum Action {
     Assign(IkeSaId, Task, Instant),
     /// The successor of a rekey is in use, and has to do what was left to do.
     Promote(IkeSaId, Vec<Queued>),
+    /// A half-open IKE SA has to make room.
+    Evict(IkeSaId),
     /// A tunnel's children changed: crosswise duplicates may be ready to go.
     Deduplicate(TunnelId),
 }

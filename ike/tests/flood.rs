@@ -19,8 +19,8 @@ use ike::{
     input::{Command, Input},
     output::Output,
     wire::{
-        ExchangeType, Header, KeyExchange, Nonce, Payload, Proposal, ProtocolId,
-        SecurityAssociation, Spi, Transform, TransformType, encode_message,
+        ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload, Proposal,
+        ProtocolId, SecurityAssociation, Spi, Transform, TransformType, encode_message,
     },
 };
 use sa_store::{Instant, KeGroup};
@@ -240,4 +240,112 @@ fn requests_that_fit_nothing_are_cheap() {
     let spent: usize = (10..110).map(&mut call).sum();
     assert!(spent < 100 << 16, "{spent} octets for a hundred");
     assert_eq!(world.failures(B).len(), 10);
+}
+
+/// Calls B from an address with a nonce and an SPI of its own; gives what B answers there. What B
+/// says to A goes to A.
+fn call(world: &mut World, path: Endpoints, number: u32, cookie: Option<Vec<u8>>) -> Vec<Vec<u8>> {
+    let header = Header {
+        spi_i: sa_store::IkeSpi(u64::from(number) + 1),
+        spi_r: sa_store::IkeSpi::ZERO,
+        exchange: ExchangeType::IKE_SA_INIT,
+        initiator: true,
+        response: false,
+        message_id: 0,
+    };
+    let proposals =
+        ike::negotiate::ike_offer(&[ike_proposal("aes256gcm16-prfsha256-x25519")], None);
+    let cookie = cookie.map(|it| Payload::Notify(Notify::with_data(NotifyType::COOKIE, it)));
+    let offer = [
+        Payload::Sa(proposals),
+        Payload::Ke(KeyExchange::new(KeGroup::Curve25519, vec![9; 32])),
+        Payload::Nonce(Nonce(vec![7; 32].into())),
+    ];
+    let offer: Vec<_> = cookie.into_iter().chain(offer).collect();
+    let payload = encode_message(&header, &offer).unwrap();
+    let node = &mut world.nodes[B];
+    node.endpoint.handle(world.now, Input::Datagram { path, payload: &payload });
+    let mut answers = Vec::new();
+    for sent in node.drain(world.now) {
+        if sent.path.remote == address(A) {
+            let path = Endpoints { local: address(A), remote: address(B) };
+            world.input(A, Input::Datagram { path, payload: &sent.payload });
+        } else {
+            answers.push(sent.payload);
+        }
+    }
+    answers
+}
+
+/// Half-open IKE SA that has proved its address; whether B has answered with its own SPI.
+fn half_open(world: &mut World, path: Endpoints, number: u32) -> bool {
+    let mut answers = call(world, path, number, None);
+    let asked = answers.first().and_then(|it| {
+        let message = Message::parse(it).unwrap();
+        message.clear.notify(NotifyType::COOKIE).map(|it| it.data.to_vec())
+    });
+    if let Some(cookie) = asked {
+        answers = call(world, path, number, Some(cookie));
+    }
+    answers.iter().any(|it| !Header::parse(it).unwrap().0.spi_r.is_zero())
+}
+
+/// One tunnel accepts everybody. Strangers that prove their addresses, 10,000 of them a second from
+/// an IPv4 /24 and an IPv6 /48, keep nobody out whose address is configured, nor one who comes from
+/// elsewhere.
+#[test]
+fn strangers_that_prove_their_addresses_keep_nobody_out() {
+    let mut world = World::with(8, ike::config::EndpointConfig::default(), |node, it| {
+        if node == B {
+            let exact = sa_store::Prefix::new(address(A).ip(), 32).unwrap();
+            it.remote = vec![ike::config::RemoteMatch::Prefix(exact)];
+        }
+    });
+    let mut other = common::connection(B);
+    other.tunnel = sa_store::TunnelId(2);
+    other.remote_id = sa_store::IdentityPattern::Exact("somebody.example".parse().unwrap());
+    world.command(B, Command::Configure(Arc::new(other)));
+    let (mut up, begun) = (None, world.now + Duration::from_secs(1));
+    let elsewhere: std::net::SocketAddr = "203.0.113.77:500".parse().unwrap();
+    for number in 0..30_000_u32 {
+        if number.is_multiple_of(100) {
+            world.run(Duration::from_millis(10));
+            world.sent.clear();
+        }
+        if number == 10_000 {
+            world.initiate(A);
+            let path = Endpoints { local: address(B), remote: elsewhere };
+            assert!(half_open(&mut world, path, 1_000_000), "from elsewhere");
+        }
+        let v6 = number.is_multiple_of(2);
+        let remote = if v6 {
+            let host = (0x2001_0db8_0007_u128 << 80) | (u128::from(number % 65_536) << 64) | 1;
+            std::net::SocketAddr::from((std::net::Ipv6Addr::from(host), 500))
+        } else {
+            std::net::SocketAddr::from((
+                std::net::Ipv4Addr::from(0xc633_6400 | (number % 256)),
+                500,
+            ))
+        };
+        let local = if v6 { "[2001:db8::2]:500".parse().unwrap() } else { address(B) };
+        half_open(&mut world, Endpoints { local, remote }, number);
+        if up.is_none() && !world.nodes[A].pairs.is_empty() {
+            up = Some(world.now);
+        }
+    }
+    let took = up.expect("nobody got through").since(begun);
+    assert!(took <= Duration::from_secs(1), "{took:?}");
+    let views = world.nodes[B].endpoint.ike_sas();
+    assert!(views.len() <= 4097, "{} IKE SAs", views.len());
+    assert!(
+        views.iter().any(|it| it.path.remote == elsewhere),
+        "who came from elsewhere had to go"
+    );
+    let evicted = world.nodes[B].endpoint.dropped();
+    assert!(evicted.iter().any(|it| it.0 == "half-open" && it.1 > 20_000), "{evicted:?}");
+    // Strangers have a quarter of the time when so many are there; the first had all of it.
+    world.run_s(8);
+    assert!(world.nodes[B].endpoint.ike_sas().len() < 300);
+    world.run_s(31);
+    world.assert_up(1);
 }

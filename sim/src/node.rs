@@ -252,7 +252,7 @@ impl Node {
                     .map(|shared| Agreement { public: None, shared })
                     .map_err(failure),
             ),
-            RequestKind::GenerateAndAgree { group, peer_public } => CompletionResult::Agreed(
+            RequestKind::GenerateAndAgree { group, peer_public, .. } => CompletionResult::Agreed(
                 ke::generate(group, &mut self.random)
                     .and_then(|pair| {
                         let shared = pair.private.agree(&peer_public)?;

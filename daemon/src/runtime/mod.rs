@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod clock;
 pub mod driver;
 mod events;
+mod fair;
 pub mod handle;
 mod lane;
 mod requests;

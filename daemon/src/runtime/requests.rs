@@ -42,8 +42,8 @@ pub(super) fn start(
         RequestKind::Agree { group: _, private, peer_public } => {
             workers.submit(ticket, Job::Agree { private, peer_public });
         }
-        RequestKind::GenerateAndAgree { group, peer_public } => {
-            workers.submit(ticket, Job::GenerateAndAgree { group, peer_public });
+        RequestKind::GenerateAndAgree { group, peer_public, asker } => {
+            workers.submit(ticket, Job::GenerateAndAgree { group, peer_public, asker });
         }
         RequestKind::Resolve { host } => {
             let completions = completions.clone();

@@ -14,10 +14,16 @@ use crypto::{
     random::OsRandom,
 };
 use gateway::{input::CompletionResult, output::Ticket};
-use ike::input::{Agreement, GeneratedKey, KeFailure};
+use ike::{
+    input::{Agreement, GeneratedKey, KeFailure},
+    output::Asker,
+};
 use sa_store::KeGroup;
 
-/// Key exchanges that peers asked for, at most: a minute of work is more than anybody waits.
+use super::fair::Fair;
+
+/// Key exchanges that peers of one standing asked for, at most: a minute of work is more than
+/// anybody waits.
 const PEERS_JOBS: usize = 1024;
 /// How long a key exchange that a peer asked for may wait: half-open IKE SAs live for 30 s, and
 /// what is left then has to do for the peer's own part and its IKE_AUTH.
@@ -28,13 +34,16 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(20);
 pub(super) enum Job {
     Generate { group: KeGroup },
     Agree { private: PrivateKey, peer_public: Vec<u8> },
-    GenerateAndAgree { group: KeGroup, peer_public: Vec<u8> },
+    GenerateAndAgree { group: KeGroup, peer_public: Vec<u8>, asker: Asker },
 }
 
 impl Job {
-    /// Whether a peer wants it, perhaps a stranger; we want all others.
-    const fn is_peers(&self) -> bool {
-        matches!(self, Self::GenerateAndAgree { .. })
+    /// Who wants it, perhaps a stranger; we want all others.
+    const fn asker(&self) -> Option<Asker> {
+        match self {
+            Self::GenerateAndAgree { asker, .. } => Some(*asker),
+            Self::Generate { .. } | Self::Agree { .. } => None,
+        }
     }
 
     /// The answer when it is not done.
@@ -67,8 +76,8 @@ struct Shared {
 struct Queue {
     /// What we want, bounded by our own tunnels: done first, so that no flood keeps them down.
     own: VecDeque<(Ticket, Job)>,
-    /// What peers want, in the order it came.
-    peers: VecDeque<(Instant, Ticket, Job)>,
+    /// What peers want.
+    peers: Fair<(Instant, Ticket, Job), PEERS_JOBS>,
     closed: bool,
 }
 
@@ -81,23 +90,25 @@ enum Next {
 }
 
 impl Queue {
-    /// Takes a job in; gives it back if there are too many already.
+    /// Takes a job in; gives one back that is not done if there are too many.
     fn push(&mut self, now: Instant, ticket: Ticket, job: Job) -> Option<(Ticket, Job)> {
-        if !job.is_peers() {
-            self.own.push_back((ticket, job));
-        } else if self.peers.len() < PEERS_JOBS {
-            self.peers.push_back((now, ticket, job));
-        } else {
-            return Some((ticket, job));
+        match job.asker() {
+            Some(asker) => {
+                let gone = self.peers.push(asker, (now, ticket, job));
+                gone.map(|(_, ticket, job)| (ticket, job))
+            }
+            None => {
+                self.own.push_back((ticket, job));
+                None
+            }
         }
-        None
     }
 
     fn pop(&mut self, now: Instant) -> Option<Next> {
         if let Some((ticket, job)) = self.own.pop_front() {
             return Some(Next::Work(ticket, job));
         }
-        let (since, ticket, job) = self.peers.pop_front()?;
+        let (since, ticket, job) = self.peers.pop()?;
         let late = now.saturating_duration_since(since) > PEERS_PATIENCE;
         Some(if late { Next::Skip(ticket, job) } else { Next::Work(ticket, job) })
     }
@@ -130,9 +141,9 @@ impl Workers {
     /// Hands over a job; its answer comes later, or at once that it cannot be done now.
     pub(super) fn submit(&self, ticket: Ticket, job: Job) {
         let refused = self.shared.lock().push(Instant::now(), ticket, job);
-        match refused {
-            Some((ticket, job)) => (self.shared.done)(ticket, job.undone()),
-            None => self.shared.filled.notify_one(),
+        self.shared.filled.notify_one();
+        if let Some((ticket, job)) = refused {
+            (self.shared.done)(ticket, job.undone());
         }
     }
 }
@@ -185,7 +196,7 @@ fn compute(job: Job, mut random: OsRandom) -> CompletionResult {
                 .map(|shared| Agreement { public: None, shared })
                 .map_err(failure),
         ),
-        Job::GenerateAndAgree { group, peer_public } => CompletionResult::Agreed(
+        Job::GenerateAndAgree { group, peer_public, .. } => CompletionResult::Agreed(
             ke::generate(group, &mut random)
                 .and_then(|pair| {
                     let shared = pair.private.agree(&peer_public)?;
@@ -209,10 +220,20 @@ fn failure(error: KeError) -> KeFailure {
 mod tests {
     use std::sync::mpsc;
 
+    use ike::output::Standing;
+
     use super::*;
 
+    fn asker() -> Asker {
+        Asker { standing: Standing::Anybody, source: [192, 0, 2, 1].into() }
+    }
+
     fn peers() -> Job {
-        Job::GenerateAndAgree { group: KeGroup::Curve25519, peer_public: vec![9; 32] }
+        Job::GenerateAndAgree {
+            group: KeGroup::Curve25519,
+            peer_public: vec![9; 32],
+            asker: asker(),
+        }
     }
 
     /// Tickets in the order of [`Queue::pop`], and whether each is worked at.
@@ -266,7 +287,7 @@ mod tests {
                 panic!("no key")
             };
             let peer_public = ours.public;
-            workers.submit(Ticket(2), Job::GenerateAndAgree { group, peer_public });
+            workers.submit(Ticket(2), Job::GenerateAndAgree { group, peer_public, asker: asker() });
             let (Ticket(2), CompletionResult::Agreed(Ok(theirs))) = answers.recv().unwrap() else {
                 panic!("no agreement")
             };
@@ -276,7 +297,8 @@ mod tests {
                 panic!("no agreement")
             };
             assert_eq!(shared.shared.expose(), theirs.shared.expose());
-            let bad = Job::GenerateAndAgree { group, peer_public: vec![0; group.public_len()] };
+            let peer_public = vec![0; group.public_len()];
+            let bad = Job::GenerateAndAgree { group, peer_public, asker: asker() };
             workers.submit(Ticket(4), bad);
             let (Ticket(4), CompletionResult::Agreed(Err(why))) = answers.recv().unwrap() else {
                 panic!("a zero value was taken")

@@ -306,7 +306,7 @@ impl Side {
                     .map(|shared| Agreement { public: None, shared })
                     .map_err(|_| KeFailure::InvalidPublicValue),
             ),
-            RequestKind::GenerateAndAgree { group, peer_public } => {
+            RequestKind::GenerateAndAgree { group, peer_public, .. } => {
                 let pair = ke::generate(group, &mut self.random).unwrap();
                 let shared = pair.private.agree(&peer_public).unwrap();
                 let agreement = Agreement { public: Some(pair.public), shared };

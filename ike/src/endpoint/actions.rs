@@ -46,6 +46,13 @@ impl Endpoint {
                     self.settle(ike, begun, initial_contact);
                 }
                 Action::Deduplicate(tunnel) => self.deduplicate(tunnel),
+                Action::Evict(ike) => self.step(ike, |sa, shared| match sa {
+                    IkeSa::HalfOpen(sa) => {
+                        sa.drop_silently(shared);
+                        None
+                    }
+                    other => Some(other),
+                }),
             }
         }
     }

@@ -54,8 +54,8 @@ impl Endpoint {
         lost.extend(self.due.keys().filter(|ike| !sas.contains_key(ike)));
         lost.extend(stepping.map(|it| it.ike).filter(|ike| !sas.contains_key(ike)));
         self.tunnels.retain(|(_, ike)| sas.contains_key(ike));
-        let half_open = sas.values().filter_map(|sa| match sa {
-            IkeSa::HalfOpen(sa) => Some((sa.source(), sa.held())),
+        let half_open = sas.iter().filter_map(|(ike, sa)| match sa {
+            IkeSa::HalfOpen(sa) => Some((sa.source(), *ike, sa.held())),
             _ => None,
         });
         self.shared.admission.recount(half_open);

@@ -458,7 +458,8 @@ pub(crate) fn on_request(
         own.rival = Some(Rival { nonce, successor: None });
     }
     let spis = Spis { role: Role::Responder, spi_i, spi_r: shared.next_ike_spi() };
-    let kind = RequestKind::GenerateAndAgree { group, peer_public: ke.data.to_vec() };
+    let (peer_public, asker) = (ke.data.to_vec(), sa.asker());
+    let kind = RequestKind::GenerateAndAgree { group, peer_public, asker };
     let ticket = shared.request(Waiter::Ike(sa.id), kind);
     let agreed = Agreed { suite: choice.suite, spis, nonce_i, nonce_r };
     sa.answer = Some(Answer::RekeyIke(Answering { ticket, path, choice, agreed }));

@@ -25,7 +25,7 @@ use crate::{
     exchange::{create_child_sa, informational, rekey_ike_sa},
     input::CompletionResult,
     keys::{PeerAuthenticated, SkD},
-    output::Ticket,
+    output::{Asker, Standing, Ticket},
     shared::Shared,
     view::{IkeSaId, IkeSaView, IkeState},
     wire::{ExchangeType, Payload},
@@ -124,7 +124,14 @@ pub(crate) struct Established {
 
 /// `Err` ends the IKE SA at once, without a word to the peer.
 pub(crate) type Step = Result<(), Failure>;
+
 impl Established {
+    /// The peer, as one who causes work.
+    pub(crate) fn asker(&self) -> Asker {
+        let source = self.channel.path.remote.ip();
+        Asker { standing: Standing::Authenticated, source }
+    }
+
     /// An IKE SA whose peer is authenticated.
     pub(crate) fn new(
         shared: &mut Shared,

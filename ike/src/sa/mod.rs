@@ -134,7 +134,7 @@ impl IkeSa {
         match self {
             Self::Initiating(state) => state.due(),
             Self::Authenticating(state) => state.due(shared),
-            Self::HalfOpen(state) => state.due(shared),
+            Self::HalfOpen(state) => state.due(),
             Self::Established(state) => state.due(shared),
             Self::Closed(state) => state.until,
         }

@@ -172,7 +172,7 @@ impl Node {
                     Err(_) => Err(KeFailure::InvalidPublicValue),
                 })
             }
-            RequestKind::GenerateAndAgree { group, peer_public } => {
+            RequestKind::GenerateAndAgree { group, peer_public, .. } => {
                 self.requests.push(format!("generate and agree {group}"));
                 let pair = crypto::ke::generate(group, &mut self.dice).unwrap();
                 CompletionResult::Agreed(match pair.private.agree(&peer_public) {

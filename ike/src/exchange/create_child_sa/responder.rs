@@ -213,7 +213,7 @@ pub(crate) fn answer(
     let head = Head { exchange, path, prefix, standby };
     match public {
         Some((group, peer_public)) => {
-            let kind = RequestKind::GenerateAndAgree { group, peer_public };
+            let kind = RequestKind::GenerateAndAgree { group, peer_public, asker: sa.asker() };
             let ticket = shared.request(Waiter::Ike(sa.id), kind);
             let step = AnswerStep::Agreement { ticket, made: Box::new(made), group };
             sa.answer = Some(Answer::Child(head.answering(config, wanted.old, step)));

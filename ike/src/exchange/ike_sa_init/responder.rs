@@ -14,14 +14,14 @@ use crate::{
     input::{CompletionResult, KeFailure},
     keys::Skeyseed,
     negotiate::{IkeChoice, KeDecision, find_ike, ke_decision, select_ike},
-    output::{RequestKind, Ticket},
+    output::{Asker, RequestKind, Standing, Ticket},
     sa::{
         IkeSa,
         channel::{Channel, Received, Role, Secrets, Spis},
         nat::{self, Nat},
         window::Window,
     },
-    shared::{Shared, Waiter},
+    shared::{Action, Shared, Waiter},
     view::{IkeSaId, IkeSaView},
     wire::{
         ExchangeType, Header, KeyExchange, Message, Nonce, Notify, NotifyType, Payload, Payloads,
@@ -43,6 +43,9 @@ pub(crate) struct Opening {
     pub(crate) path: Endpoints,
     pub(crate) spis: Spis,
     pub(crate) begun: Instant,
+    /// How long it may be half open.
+    until: Instant,
+    standing: Standing,
     pub(crate) transcript: Transcript,
     nat: Nat,
     policy: EncapPolicy,
@@ -142,10 +145,6 @@ fn admitted(
             reply(shared, path, header, notify, request_len);
             false
         }
-        Verdict::Refuse => {
-            shared.counters.half_open += 1;
-            false
-        }
     }
 }
 
@@ -196,18 +195,22 @@ fn open(
     let spis = Spis { role: Role::Responder, spi_i, spi_r: shared.next_ike_spi() };
     shared.directory.add_spi(spis.spi_r, id);
     shared.directory.add_half_open(path.remote, spi_i, id);
-    shared.admission.enter(path.remote.ip());
+    let standing = shared.connections.standing(path);
+    enter(shared, (standing, path.remote.ip()), id);
     // The initiator does not know our SPI yet: its hashes have zero in its place.
     let detected = nat::detect(connection.encap, payloads, (spi_i, IkeSpi::ZERO), path);
     let policy = if detected.is_some() { connection.encap } else { EncapPolicy::Never };
     let nonce_r = shared.nonce();
-    let kind = RequestKind::GenerateAndAgree { group, peer_public };
+    let asker = Asker { standing, source: path.remote.ip() };
+    let kind = RequestKind::GenerateAndAgree { group, peer_public, asker };
     let ticket = shared.request(Waiter::Ike(id), kind);
     let opening = Opening {
         id,
         path,
         spis,
         begun: shared.now,
+        until: shared.now + shared.admission.life(&shared.config, standing),
+        standing,
         transcript: Transcript { request, response: Vec::new(), nonce_i, nonce_r },
         nat: detected.unwrap_or_default(),
         policy,
@@ -259,7 +262,7 @@ impl HalfOpen {
                         channel.limit_requests(0);
                         // Still half open: it only repeats the refusal until it times out.
                         shared.directory.add_spi(opening.spis.own(), opening.id);
-                        shared.admission.enter(opening.path.remote.ip());
+                        enter(shared, opening.source(), opening.id);
                         let step = HalfOpenStep::Refused(channel);
                         Some(IkeSa::HalfOpen(Box::new(Self { opening: *opening, step })))
                     }
@@ -333,8 +336,8 @@ impl HalfOpen {
     }
 
     /// Whom it is counted for.
-    pub(crate) fn source(&self) -> IpAddr {
-        self.opening.path.remote.ip()
+    pub(crate) fn source(&self) -> (Standing, IpAddr) {
+        self.opening.source()
     }
 
     /// Octets of fragments that it holds.
@@ -352,7 +355,7 @@ impl HalfOpen {
     }
 
     pub(crate) fn on_timeout(self: Box<Self>, shared: &mut Shared) -> Option<IkeSa> {
-        if self.due(shared) > shared.now {
+        if self.due() > shared.now {
             return Some(IkeSa::HalfOpen(self));
         }
         self.leave(shared);
@@ -363,8 +366,8 @@ impl HalfOpen {
         self.leave(shared);
     }
 
-    pub(crate) fn due(&self, shared: &Shared) -> Instant {
-        self.opening.begun + shared.config.half_open_timeout
+    pub(crate) const fn due(&self) -> Instant {
+        self.opening.until
     }
 
     pub(crate) fn view(&self, id: IkeSaId) -> IkeSaView {
@@ -378,13 +381,25 @@ impl HalfOpen {
     }
 }
 
+/// Counts one as half open; when that is one too many, another one goes.
+fn enter(shared: &mut Shared, source: (Standing, IpAddr), ike: IkeSaId) {
+    if let Some(gone) = shared.admission.enter(&shared.config, source, ike) {
+        shared.counters.half_open += 1;
+        shared.act(Action::Evict(gone));
+    }
+}
+
 impl Opening {
+    fn source(&self) -> (Standing, IpAddr) {
+        (self.standing, self.path.remote.ip())
+    }
+
     /// Takes it out of the indexes and the half-open count.
     fn end(&self, shared: &mut Shared) {
         let from: SocketAddr = self.path.remote;
         shared.directory.remove_half_open(from, self.spis.spi_i, self.id);
         shared.directory.remove_spi(self.spis.spi_r);
-        shared.admission.leave(from.ip());
+        shared.admission.leave(self.source(), self.id);
     }
 
     /// Sends the response.

@@ -1,6 +1,6 @@
 //! Which packets take the way through the data plane.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hw_offload::{Operation, PolicyAction, PolicySet};
 use sa_store::Encapsulation;
@@ -296,6 +296,17 @@ fn source_checks_of_the_kernel_drop_nothing_that_comes_out_of_a_tunnel() {
     }
 }
 
+/// What this process and those that it waited for took of the processors: how busy others keep
+/// the machine is not judged.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // proc_pid_stat(5): behind the name, which may have spaces, utime is the twelfth field, and
+    // stime, cutime and cstime follow, in hundredths of a second.
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(4);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 #[test]
 fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
     let remote: Vec<String> =
@@ -316,19 +327,20 @@ fn ten_thousand_selectors_load_in_seconds_and_are_exact() {
     assert_eq!(selectors(&texts).len(), 10_001);
     let mut sites = Sites::new();
     sites.a.start(1);
-    let start = Instant::now();
+    let before = cpu_time();
     sites.a.done(vec![Operation::SetPolicies(pairing.policies(true))]);
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(9), "it took {took:?}");
+    let took = cpu_time() - before;
+    println!("loading took {took:?} of a processor");
+    assert!(took < Duration::from_secs(14), "it took {took:?} of a processor");
     assert!(sites.a.client.no_ping("10.2.0.2"), "the last selector holds");
     assert!(sites.a.client.no_ping("172.16.9.1"));
     let blocked = sites.a.handle().counters().policy;
     assert!(blocked >= 6, "{blocked} packets came to the data plane");
     sites.a.client.no_ping("172.16.9.250");
     assert_eq!(sites.a.handle().counters().policy, blocked, "what no selector covers does not");
-    let start = Instant::now();
+    let before = cpu_time();
     sites.a.done(vec![Operation::SetPolicies(PolicySet::default())]);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(cpu_time() - before < Duration::from_secs(2));
     assert!(sites.a.client.pings("10.2.0.2"), "without policies it passes");
     sites.a.release();
 }

@@ -68,9 +68,9 @@ impl Link {
         !self.loopback && !self.is_port() && !matches!(self.kind.as_str(), "ifb" | "vrf")
     }
 
-    /// Whether it is a port of a bridge.
-    pub(in crate::steer) fn is_port(&self) -> bool {
-        matches!(self.part_of.as_str(), "bridge" | "openvswitch")
+    /// Whether it is a port of a bridge, or one of several below an interface that has been asked.
+    fn is_port(&self) -> bool {
+        matches!(self.part_of.as_str(), "bridge" | "openvswitch" | "bond" | "team")
     }
 }
 

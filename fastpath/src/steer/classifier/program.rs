@@ -21,6 +21,7 @@ use crate::policy::{Rule, Span, Verdict};
 const LENGTH: i16 = 0;
 const MARK: i16 = 8;
 const PROTOCOL: i16 = 16;
+const VLAN_PRESENT: i16 = 20;
 const INGRESS: i16 = 36;
 const INTERFACE: i16 = 40;
 const SOCKET: i16 = 168;
@@ -48,8 +49,8 @@ const WORDS: i16 = -88;
 /// In R7: there is an IPv6 fragment header.
 const FRAGMENT: u64 = 1 << 32;
 
-/// EtherTypes: IPv4, IPv6, and tags of VLANs that stand in the frame.
-const ETHER_TYPES: [u16; 4] = [0x0800, 0x86dd, 0x8100, 0x88a8];
+/// EtherTypes: IPv4 and IPv6.
+const ETHER_TYPES: [u16; 2] = [0x0800, 0x86dd];
 /// As `esp::inner::NextLayer` walks them; more hide the protocol.
 const MOST_EXTENSION_HEADERS: usize = 9;
 
@@ -163,6 +164,10 @@ impl Writer {
         if self.way == Way::Out {
             // Whoever marked it: it belongs into the TUN interface, where nobody asks.
             code.jump_if(Cond::Equal, R7, self.marks.protect, drop);
+            // What has a tag was asked about at the interface of its VLAN, which a rule may be
+            // bound to.
+            code.load(Size::Four, R0, R6, VLAN_PRESENT);
+            code.jump_if(Cond::Unequal, R0, 0, pass);
         }
         code.load(Size::Four, R0, R6, PROTOCOL);
         for kind in ETHER_TYPES {

@@ -267,6 +267,16 @@ fn what_is_no_ip_packet_is_left_alone() {
     assert!(!drops(&arp));
 }
 
+/// Such a frame was asked about at the interface of its VLAN.
+#[test]
+fn what_has_a_vlan_tag_is_not_asked_about_again() {
+    let programs = loaded(&rules(vec![policy(protect(), &["10.1.0.0/16"], &["10.2.0.0/16"])]));
+    let untagged = frame(&packet("10.1.0.5", "10.2.0.9", 6, [1, 2]));
+    let tagged = [&untagged[..12], &[0x81, 0, 0, 7], &untagged[12..]].concat();
+    let result = |frame: &[u8]| run(&programs.out, frame, OWN, 1).result as u32;
+    assert_eq!((result(&untagged), result(&tagged)), (DROP, PASS));
+}
+
 /// As many rules as a large hub has, and what goes beyond any.
 #[test]
 fn thousands_of_rules_are_taken_and_too_many_are_an_error() {

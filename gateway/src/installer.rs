@@ -49,12 +49,28 @@ pub(crate) enum Report {
 /// What a batch was for.
 #[derive(Debug)]
 enum Job {
-    Install { ticket: ike::output::Ticket, entries: Box<[SadEntry; 2]>, activate: bool },
+    Install { ticket: ike::output::Ticket, entries: Box<[SadEntry; 2]>, activate: bool, stay: Stay },
     Activate { ticket: ike::output::Ticket, pair: PairId },
     Update { ticket: ike::output::Ticket, pair: PairId, path: Endpoints },
     Remove { ticket: ike::output::Ticket, pair: PairId },
+    Withdraw { pair: PairId },
     Policies,
     Flush,
+}
+
+/// What becomes of a pair once it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stay {
+    Wanted,
+    /// Its child was given up while it was on its way.
+    Withdrawn,
+}
+
+/// What is tried again after it was refused.
+#[derive(Clone, Copy, Debug)]
+enum Again {
+    Remove(ike::output::Ticket),
+    Withdraw,
 }
 
 /// A pair that stands.
@@ -75,9 +91,16 @@ struct Half {
     told: Option<SaCounters>,
     /// The place lost it.
     lost: bool,
+    /// It was taken away before its pair went.
+    withdrawn: bool,
 }
 
 impl Half {
+    /// Whether what it carried is known to its place alone, and can be asked for.
+    const fn is_silent(&self) -> bool {
+        self.live.is_none() && !self.lost && !self.withdrawn
+    }
+
     fn counters(&self) -> Option<SaCounters> {
         match &self.live {
             Some(live) => {
@@ -102,7 +125,7 @@ pub(crate) struct Installer {
     jobs: BTreeMap<Ticket, Job>,
     backlog: VecDeque<(Ticket, Vec<Operation>)>,
     /// Removals that were refused.
-    again: Vec<(Instant, ike::output::Ticket, PairId)>,
+    again: Vec<(Instant, PairId, Again)>,
     next_ticket: u64,
     pairs: BTreeMap<PairId, Pair>,
     owners: BTreeSet<(TunnelId, ChildId, PairId)>,
@@ -149,9 +172,12 @@ impl Installer {
                     return None;
                 };
                 let (local, remote) = (path.local, path.remote);
-                let batch = [known.inbound.sa, known.outbound.sa]
-                    .map(|sa| Operation::UpdateAddresses { sa, local, remote });
-                self.submit(Job::Update { ticket, pair, path }, batch.to_vec());
+                let halves = [&known.inbound, &known.outbound].into_iter();
+                let batch = halves
+                    .filter(|half| !half.withdrawn)
+                    .map(|half| Operation::UpdateAddresses { sa: half.sa, local, remote })
+                    .collect();
+                self.submit(Job::Update { ticket, pair, path }, batch);
             }
             RequestKind::Remove { pair } => self.remove(ticket, pair, true),
             other => return Some(other),
@@ -175,7 +201,7 @@ impl Installer {
         if activate {
             batch.push(Operation::Activate(sa));
         }
-        self.submit(Job::Install { ticket, entries, activate }, batch);
+        self.submit(Job::Install { ticket, entries, activate, stay: Stay::Wanted }, batch);
     }
 
     fn remove(&mut self, ticket: ike::output::Ticket, pair: PairId, query: bool) {
@@ -184,11 +210,45 @@ impl Installer {
             return;
         };
         let halves = [&known.outbound, &known.inbound];
-        let silent = |half: &&&Half| query && half.live.is_none() && !half.lost;
+        let silent = |half: &&&Half| query && half.is_silent();
         let mut batch: Vec<Operation> =
             halves.iter().filter(silent).map(|half| Operation::Query(half.sa)).collect();
         batch.extend(halves.iter().map(|half| Operation::Remove(half.sa)));
         self.submit(Job::Remove { ticket, pair }, batch);
+    }
+
+    /// Ends what comes in through a tunnel, or through one child of it, at once: the peer may take
+    /// long to confirm that its pairs are gone, or never do so.
+    pub(crate) fn withdraw(&mut self, tunnel: TunnelId, child: Option<ChildId>) {
+        for job in self.jobs.values_mut() {
+            if let Job::Install { entries, stay, .. } = job
+                && let [inbound, _] = &**entries
+                && inbound.tunnel == tunnel
+                && child.is_none_or(|child| child == inbound.child)
+            {
+                *stay = Stay::Withdrawn;
+            }
+        }
+        let pairs: Vec<PairId> = self.pairs_of(tunnel, child).collect();
+        for pair in pairs {
+            self.withdraw_pair(pair);
+        }
+    }
+
+    fn withdraw_pair(&mut self, id: PairId) {
+        let Some(pair) = self.pairs.get_mut(&id) else { return };
+        let half = &mut pair.inbound;
+        let query = half.is_silent().then_some(Operation::Query(half.sa));
+        if std::mem::replace(&mut half.withdrawn, true) {
+            return;
+        }
+        let batch = query.into_iter().chain([Operation::Remove(half.sa)]).collect();
+        self.submit(Job::Withdraw { pair: id }, batch);
+    }
+
+    /// Whether nothing comes in through a pair any more, although it is not gone.
+    pub(crate) fn is_withdrawn(&self, pair: PairId) -> bool {
+        self.pairs.get(&pair).is_some_and(|pair| pair.inbound.withdrawn)
     }
 
     /// Replaces all policies.
@@ -226,8 +286,15 @@ impl Installer {
                 return Some(report);
             }
             if let Some(due) = self.again.iter().position(|(at, ..)| *at <= now) {
-                let (_, ticket, pair) = self.again.swap_remove(due);
-                self.remove(ticket, pair, false);
+                match self.again.swap_remove(due) {
+                    (_, pair, Again::Remove(ticket)) => self.remove(ticket, pair, false),
+                    (_, pair, Again::Withdraw) => {
+                        if let Some(known) = self.pairs.get_mut(&pair) {
+                            known.inbound.withdrawn = false;
+                        }
+                        self.withdraw_pair(pair);
+                    }
+                }
                 continue;
             }
             self.drain_backlog();
@@ -288,8 +355,13 @@ impl Installer {
 
     fn done(&mut self, job: Job, store: &mut Databases) {
         match job {
-            Job::Install { ticket, entries, activate } => {
+            Job::Install { ticket, entries, activate, stay } => {
+                let [inbound, _] = &*entries;
+                let pair = inbound.pair;
                 self.stands(*entries, activate, store);
+                if stay == Stay::Withdrawn {
+                    self.withdraw_pair(pair);
+                }
                 self.answer(ticket, CompletionResult::Installed(Ok(())));
             }
             Job::Activate { ticket, pair } => {
@@ -311,6 +383,7 @@ impl Installer {
                 self.gone(pair, store);
                 self.answer(ticket, CompletionResult::Removed);
             }
+            Job::Withdraw { .. } => {}
             Job::Policies => self.reports.push_back(Report::Policies(Ok(()))),
             Job::Flush => {
                 let all: Vec<PairId> = self.pairs.keys().copied().collect();
@@ -336,7 +409,12 @@ impl Installer {
             Job::Remove { ticket, pair } => {
                 let message = format!("an SA could not be removed: {reason}");
                 self.reports.push_back(Report::Trouble { pair: *pair, message });
-                self.again.push((now + REMOVE_AGAIN, *ticket, *pair));
+                self.again.push((now + REMOVE_AGAIN, *pair, Again::Remove(*ticket)));
+            }
+            Job::Withdraw { pair } => {
+                let message = format!("an SA could not be removed: {reason}");
+                self.reports.push_back(Report::Trouble { pair: *pair, message });
+                self.again.push((now + REMOVE_AGAIN, *pair, Again::Withdraw));
             }
             Job::Policies => self.reports.push_back(Report::Policies(Err(reason))),
             Job::Flush => self.reports.push_back(Report::Flushed),
@@ -354,6 +432,7 @@ impl Installer {
             live: self.live.get(entry.id),
             told: None,
             lost: false,
+            withdrawn: false,
         };
         let pair = Pair {
             tunnel: inbound.tunnel,
@@ -413,10 +492,18 @@ impl Installer {
 
     /// Whether anything of a tunnel, or of one child of it, stands.
     pub(crate) fn holds(&self, tunnel: TunnelId, child: Option<ChildId>) -> bool {
+        self.pairs_of(tunnel, child).next().is_some()
+    }
+
+    fn pairs_of(
+        &self,
+        tunnel: TunnelId,
+        child: Option<ChildId>,
+    ) -> impl Iterator<Item = PairId> + use<'_> {
         let (first, last) = child.map_or((u32::MIN, u32::MAX), |child| (child.0, child.0));
         let first = (tunnel, ChildId(first), PairId(u64::MIN));
         let last = (tunnel, ChildId(last), PairId(u64::MAX));
-        self.owners.range(first..=last).next().is_some()
+        self.owners.range(first..=last).map(|(_, _, pair)| *pair)
     }
 
     /// Whether nothing stands.

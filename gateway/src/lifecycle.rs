@@ -70,11 +70,13 @@ impl Gateway {
             Event::IkeDown { tunnel, ike, reason } => self.ike_down(now, tunnel, ike, &reason),
             Event::ChildInstalled { tunnel, child, pair, local, remote, .. } => {
                 self.note_narrowing(now, tunnel, child, (&local, &remote));
+                self.withdraw_unwanted(tunnel, child);
                 self.end_unwanted(now, tunnel, child);
                 self.child_up(now, tunnel, child, None, pair);
                 self.resolve(tunnel);
             }
             Event::ChildRekeyed { tunnel, child, old, new } => {
+                self.withdraw_unwanted(tunnel, child);
                 self.child_up(now, tunnel, child, Some(old), new);
                 self.rekeyed_child(tunnel, child);
                 self.resolve(tunnel);
@@ -323,6 +325,17 @@ impl Gateway {
             self.remember(now, id, reason);
         }
         self.fail_rekeys(id, None, reason);
+    }
+
+    /// A pair of something that was held down or removed while it was on its way lets nothing in.
+    fn withdraw_unwanted(&mut self, id: TunnelId, child: ChildId) {
+        let unwanted = self.tunnels.get(&id).is_none_or(|tunnel| {
+            matches!(tunnel.will, Will::Held | Will::Removed)
+                || tunnel.child(child).is_none_or(|child| child.held)
+        });
+        if unwanted {
+            self.installer.withdraw(id, Some(child));
+        }
     }
 
     /// A child that was held down or removed while its SA was on the way goes again.

@@ -299,6 +299,7 @@ impl Gateway {
         self.touched.insert(id);
         self.fail_waiters_with(id, None, "unknown-tunnel", "the tunnel was removed");
         self.store.apply(Change::PeerRemoved(id));
+        self.installer.withdraw(id, None);
         self.tell_ike(now, Command::Forget(id));
     }
 
@@ -332,6 +333,8 @@ impl Gateway {
             tunnel.lives = Lives::default();
             let again = tunnel.should_be_up();
             let busy = !tunnel.ike_sas.is_empty();
+            // What the old ones let in was agreed on with a peer that may be another one now.
+            self.installer.withdraw(id, None);
             if busy {
                 tunnel.begin_deletion(
                     Cause::Configuration,
@@ -349,6 +352,9 @@ impl Gateway {
             return true;
         }
         if children.any() {
+            for child in children.withdraw {
+                self.installer.withdraw(id, Some(child));
+            }
             for child in children.terminate {
                 self.tell_ike(now, Command::TerminateChild { child });
             }
@@ -410,6 +416,8 @@ fn fresh(next: &mut u32) -> u32 {
 struct ChildChanges {
     /// Children whose pairs must go: removed ones and changed ones.
     terminate: Vec<ChildId>,
+    /// Those of them whose pairs must let nothing in from now on: what they protect has changed.
+    withdraw: Vec<ChildId>,
     removed: Vec<ChildId>,
     added: bool,
 }
@@ -429,12 +437,20 @@ fn replace_children(
 ) -> ChildChanges {
     let mut old: BTreeMap<ChildId, Child> =
         std::mem::take(&mut tunnel.children).into_iter().map(|child| (child.id, child)).collect();
-    let mut changes = ChildChanges { terminate: Vec::new(), removed: Vec::new(), added: false };
+    let mut changes = ChildChanges {
+        terminate: Vec::new(),
+        withdraw: Vec::new(),
+        removed: Vec::new(),
+        added: false,
+    };
     for (id, spec) in ids.iter().zip(specs) {
         let child = match old.remove(id) {
             Some(mut child) => {
                 if !same_pair(&child.spec, &spec) {
                     changes.terminate.push(child.id);
+                    if (&child.spec.local, &child.spec.remote) != (&spec.local, &spec.remote) {
+                        changes.withdraw.push(child.id);
+                    }
                     child.failures = 0;
                     child.lives = Lives::default();
                     // A pair that is up goes first; its end asks for the new one.
@@ -453,6 +469,7 @@ fn replace_children(
         };
         tunnel.children.push(child);
     }
+    changes.withdraw.extend(old.keys());
     changes.removed.extend(old.keys());
     changes.terminate.extend(old.keys());
     changes

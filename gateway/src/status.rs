@@ -141,7 +141,7 @@ fn child_status(
         .filter(|pair| pair.child == child.id)
         .collect();
     // The pair in use; while there is none, the one that is coming or going.
-    let rank = |pair: &&&ChildView| match pair.state {
+    let rank = |pair: &&&ChildView| match pair_state(gateway, pair) {
         ChildState::Installed | ChildState::Rekeying => 3,
         ChildState::Installing => 2,
         ChildState::Deleting => 1,
@@ -161,7 +161,7 @@ fn child_status(
     ChildStatus {
         name: child.spec.name.clone(),
         id: current.map_or(0, |pair| pair.pair.0),
-        state: current.map(|pair| pair.state),
+        state: current.map(|pair| pair_state(gateway, pair)),
         path: placement.as_ref().map(|at| at.path.to_string()).unwrap_or_default(),
         passed_over: placement.map(|at| at.passed_over).unwrap_or_default(),
         encap: current.map(|pair| pair.encapsulation.to_string()).unwrap_or_default(),
@@ -197,5 +197,17 @@ fn child_status(
                 spi_out: pair.spi_out.map(|spi| spi.to_string()).unwrap_or_default(),
             })
             .collect(),
+    }
+}
+
+/// One that lets nothing in any more is on its way out, whatever is said about it elsewhere.
+fn pair_state(gateway: &Gateway, pair: &ChildView) -> ChildState {
+    match pair.state {
+        ChildState::Installed | ChildState::Rekeying
+            if gateway.installer.is_withdrawn(pair.pair) =>
+        {
+            ChildState::Deleting
+        }
+        state => state,
     }
 }

@@ -149,6 +149,7 @@ impl Gateway {
         self.fail_waiters_with(tunnel, child, "held", "it was taken down by another command");
         self.waiters.push((id, Waiter::Down { tunnel, child }));
         self.touched.insert(tunnel);
+        self.installer.withdraw(tunnel, child);
         let message = "taken down by an operator; held, and its destinations blocked, until `up`";
         self.note_tunnel(now, Some(tunnel), child, "down", None, message.into());
         let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
@@ -205,6 +206,7 @@ impl Gateway {
                 known.begin_deletion(Cause::Operator, false, Instant::NEVER);
             }
             self.touched.insert(tunnel);
+            self.installer.withdraw(tunnel, None);
             self.tell_ike(now, IkeCommand::Forget(tunnel));
         }
         let until = now + self.config.shutdown_patience;

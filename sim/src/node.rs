@@ -11,13 +11,13 @@ use gateway::{
     command::{Command, CommandId, Outcome},
     input::{CompletionResult, Input},
     output::RequestKind,
-    read_model::{EventRecord, Status, TunnelState},
+    read_model::{ChildStatus, EventRecord, Status, TunnelState},
     spec::Origin,
 };
 use hw_offload::{Backend, placement::Registry};
 use ike::{
     input::{Agreement, GeneratedKey, KeFailure},
-    view::IkeState,
+    view::{ChildState, IkeState},
 };
 use sa_store::{IkeSpi, Instant, change::Databases, live::LiveTable};
 
@@ -119,14 +119,13 @@ impl Node {
             && !status.tunnels.is_empty()
             && status.tunnels.iter().all(|tunnel| {
                 // An operator may hold a child down while the tunnel is up.
-                tunnel.state == TunnelState::Established
-                    && tunnel.children.iter().all(|child| child.state.is_some())
+                tunnel.state == TunnelState::Established && tunnel.children.iter().all(carries)
             });
         self.up_since = up.then(|| self.up_since.unwrap_or(now));
         let all = status.tunnels.iter().flat_map(|it| it.children.iter().map(move |c| (it, c)));
         let reported = all.filter(|(tunnel, child)| {
             tunnel.state != TunnelState::Deleting
-                && child.state.is_some()
+                && carries(child)
                 && (up || self.is_still_up(&child.name))
         });
         let since = |name: &String| self.children_up.get(name).copied().unwrap_or(now);
@@ -286,6 +285,11 @@ impl Node {
             RequestKind::SourceAddress { .. } => CompletionResult::Source(Ok(NAT)),
         }
     }
+}
+
+/// Whether a child lets packets in and out: not any more from the moment it is told to go.
+fn carries(child: &ChildStatus) -> bool {
+    child.state.is_some_and(|state| state != ChildState::Deleting)
 }
 
 const fn failure(error: ke::KeError) -> KeFailure {

@@ -9,4 +9,5 @@ mod operators;
 mod reasons;
 mod reload;
 mod scale;
+mod withdrawn;
 mod world;

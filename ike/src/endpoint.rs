@@ -14,7 +14,7 @@ use alloc::{
 use core::net::IpAddr;
 
 use crypto::{aead::Engines, random::RandomSource};
-use sa_store::{Instant, PairId, TunnelId};
+use sa_store::{IkeSpi, Instant, PairId, TunnelId};
 
 use crate::{
     config::{EndpointConfig, Endpoints},
@@ -31,6 +31,9 @@ use crate::{
 const CLOSED: usize = 16;
 /// The same of all peers of a tunnel, which may have as many identities as it takes.
 const CLOSED_OF_ALL: usize = 64;
+
+/// IKE SAs that began with the same `SPIi` of peers and are looked at.
+const SAME_SPI: usize = 8;
 
 /// All IKE SAs of a shard as one machine without I/O.
 ///
@@ -165,7 +168,14 @@ impl Endpoint {
         }
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
         match self.shared.directory.find(own_spi) {
-            Some(ike) => self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram)),
+            Some(ike) => {
+                let half_open = matches!(self.sas.get(&ike), Some(IkeSa::HalfOpen(_)));
+                if half_open && self.is_up(path, header.spi_i) {
+                    self.shared.counters.unexpected += 1;
+                    return;
+                }
+                self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram));
+            }
             None => {
                 self.shared.counters.unknown_spi += 1;
                 // RFC 7296 §2.21.4: we may have been restarted. The peer shall ask.
@@ -197,7 +207,7 @@ impl Endpoint {
     fn on_first_request(&mut self, path: Endpoints, header: &Header, datagram: &[u8]) {
         // Our own message that came back, or somebody who plays us.
         let reflected = self.shared.directory.find(header.spi_i).is_some();
-        if !begins(header) || reflected {
+        if !begins(header) || reflected || self.is_up(path, header.spi_i) {
             self.shared.counters.unexpected += 1;
             return;
         }
@@ -216,6 +226,17 @@ impl Endpoint {
         if let Some((ike, sa)) = ike_sa_init::on_first_request(&mut self.shared, path, datagram) {
             self.put(ike, sa);
         }
+    }
+
+    /// Whether the attempt that a peer began with this `SPIi` has come up. What comes of it later, a
+    /// request that was sent again or its IKE_AUTH, is no other attempt: the peer follows several
+    /// answers and would be left with one of ours that the other has replaced.
+    fn is_up(&self, path: Endpoints, spi_i: IkeSpi) -> bool {
+        // Peers may choose alike, but hardly behind one address.
+        self.shared.directory.begun_by_peers(spi_i).take(SAME_SPI).any(|ike| {
+            matches!(self.sas.get(&ike), Some(IkeSa::Established(sa))
+                if sa.channel.path.remote.ip() == path.remote.ip())
+        })
     }
 
     fn on_completion(&mut self, completion: Completion) {

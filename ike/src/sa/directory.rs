@@ -14,6 +14,8 @@ pub(crate) struct Directory {
     half_open: BTreeSet<(SocketAddr, IkeSpi, IkeSaId)>,
     established: BTreeMap<IkeSaId, Entry>,
     tunnels: BTreeSet<(TunnelId, IkeSaId)>,
+    /// The established ones that began with an IKE_SA_INIT of the peer, by its `SPIi`.
+    begun_by_peers: BTreeSet<(IkeSpi, IkeSaId)>,
 }
 
 /// An established IKE SA as others need to know it.
@@ -66,13 +68,23 @@ impl Directory {
 
     pub(crate) fn enter(&mut self, ike: IkeSaId, entry: Entry) {
         self.tunnels.insert((entry.tunnel, ike));
+        if !entry.ours {
+            self.begun_by_peers.insert((entry.origin, ike));
+        }
         self.established.insert(ike, entry);
     }
 
     pub(crate) fn leave(&mut self, ike: IkeSaId) {
         if let Some(entry) = self.established.remove(&ike) {
             self.tunnels.remove(&(entry.tunnel, ike));
+            self.begun_by_peers.remove(&(entry.origin, ike));
         }
+    }
+
+    /// The established IKE SAs that began with an IKE_SA_INIT of a peer with this `SPIi`.
+    pub(crate) fn begun_by_peers(&self, spi_i: IkeSpi) -> impl Iterator<Item = IkeSaId> + '_ {
+        let (first, last) = (IkeSaId(0), IkeSaId(u64::MAX));
+        self.begun_by_peers.range((spi_i, first)..=(spi_i, last)).map(|(_, ike)| *ike)
     }
 
     /// Forgets the SPIs of all IKE SAs that are not there; gives these, and those that are

@@ -277,3 +277,25 @@ fn a_peer_of_many_names_leaves_few_pairs_behind() {
     world.run_s(1);
     assert_eq!(world.nodes[B].endpoint.ike_sas().last().unwrap().children.len(), 1);
 }
+
+/// A's request reaches B once more when B is up already and its last answer is still on the way. A
+/// would follow another answer, and B would replace the IKE SA that A comes up with.
+#[test]
+fn a_request_that_comes_again_behind_its_ike_auth_begins_nothing() {
+    let mut world = World::new(1);
+    world.filter = Box::new(|sent| match sent.label().as_str() {
+        "B IKE_AUTH 1 <-" => Fate::Late(Duration::from_secs(2)),
+        _ => Fate::Deliver,
+    });
+    world.initiate(A);
+    world.run_ms(500);
+    world.assert_established_at(B);
+    let first = world.sent.iter().find(|sent| sent.label() == "A IKE_SA_INIT 0 ->").unwrap();
+    let payload = first.payload.clone();
+    let path = Endpoints { local: address(B), remote: address(A) };
+    world.input(B, Input::Datagram { path, payload: &payload });
+    world.run_s(20);
+    world.assert_up(1);
+    assert_eq!(world.ike_down(B), []);
+    world.assert_clean();
+}

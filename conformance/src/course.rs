@@ -21,9 +21,7 @@ pub struct Course {
     pub starter: Starter,
     /// Seconds of silence before we ask the peer for signs of life; 0 for never.
     pub dpd_s: u32,
-    /// Seconds that an unanswered question for one may take; 0 for the default.
-    pub dpd_timeout_s: u32,
-    /// As `dpd_s`, of strongSwan.
+    /// The same of strongSwan.
     pub peer_dpd_s: u32,
     /// Our options.
     pub ours: postern::Options,
@@ -38,7 +36,6 @@ impl Course {
         Self {
             starter,
             dpd_s: 0,
-            dpd_timeout_s: 0,
             peer_dpd_s: 0,
             ours: postern::Options::default(),
             theirs: strongswan::Options::default(),
@@ -52,7 +49,6 @@ impl Course {
             let mut ours = tunnel(lab, self.starter, Family::V4, Family::V4);
             let mut theirs = peer_tunnel(lab, &ours);
             (ours.dpd_s, theirs.dpd_s) = (self.dpd_s, self.peer_dpd_s);
-            ours.dpd_timeout_s = self.dpd_timeout_s;
             let pair = Pair::start_with(
                 lab,
                 std::slice::from_ref(&ours),

@@ -400,9 +400,6 @@ fn write_tunnel(text: &mut String, tunnel: &Tunnel) -> std::fmt::Result {
     if tunnel.dpd_s > 0 {
         write!(ike, ", dpd = \"{}s\"", tunnel.dpd_s)?;
     }
-    if tunnel.dpd_timeout_s > 0 {
-        write!(ike, ", dpd_timeout = \"{}s\"", tunnel.dpd_timeout_s)?;
-    }
     writeln!(text, "ike = {{ {ike} }}")?;
     if tunnel.force_udp {
         writeln!(text, "encap = \"always\"")?;

@@ -45,7 +45,6 @@ pub fn tunnel(lab: &Lab, starter: Starter, outer: Family, inner: Family) -> Tunn
         ike: vec![crate::spec::IKE.to_owned()],
         ike_rekey_s: 0,
         dpd_s: 0,
-        dpd_timeout_s: 0,
         force_udp: false,
         children: vec![Child::new(
             "net",

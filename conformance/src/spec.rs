@@ -38,8 +38,6 @@ pub struct Tunnel {
     pub ike_rekey_s: u32,
     /// Seconds of silence before this gateway asks whether the other is there; 0 for never.
     pub dpd_s: u32,
-    /// Seconds an unanswered one may take; 0 for the default.
-    pub dpd_timeout_s: u32,
     /// Whether this gateway insists on ESP in UDP.
     pub force_udp: bool,
     /// The children.
@@ -109,7 +107,6 @@ impl Tunnel {
             remote: self.local.clone(),
             ike_rekey_s: 0,
             dpd_s: 0,
-            dpd_timeout_s: 0,
             force_udp: false,
             children: children.collect(),
             ..self.clone()

@@ -31,17 +31,11 @@ pub(crate) fn describe(event: &Event) -> (&'static str, Option<String>, String) 
         Event::Failed { remote, failure: reason, .. } => {
             failure("failed", reason, &format!("with {remote}: "))
         }
-        Event::Retransmitting { remote, tries, waited, .. } => (
+        Event::Retransmitting { remote, tries, .. } => (
             "retransmitting",
             None,
-            format!(
-                "{remote} has not answered for {} s; the request is sent again (attempt {tries})",
-                waited.as_secs()
-            ),
+            format!("{remote} does not answer; the request is sent again (attempt {tries})"),
         ),
-        Event::Answering { remote, waited, .. } => {
-            ("answering", None, format!("{remote} answers again, after {} s", waited.as_secs()))
-        }
         Event::PeerMoved { old, new, .. } => {
             ("peer-moved", None, format!("the peer moved from {old} to {new}"))
         }

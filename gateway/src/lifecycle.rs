@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ike::{
-    event::{Event, Failure, FailureCode, SILENT},
+    event::{Event, Failure, FailureCode},
     input::Command,
 };
 use sa_store::{ChildId, Instant, PairId, TrafficSelector, TunnelId};
@@ -25,6 +25,9 @@ const CALL_AGAIN: Duration = Duration::from_secs(1);
 
 /// A child that its initiator has not set up by then is asked for by the responder.
 const CHILD_GRACE: Duration = Duration::from_secs(20);
+
+/// A peer counts as silent when a message to it has been sent again this often.
+const SILENT: u32 = 3;
 
 /// A child that was deleted is asked for again after about this long.
 const CHILD_AGAIN: Duration = Duration::from_secs(1);
@@ -116,10 +119,9 @@ impl Gateway {
                     }
                 }
             }
-            Event::Retransmitting { tunnel, remote, tries, waited } => {
-                self.unanswered(now, tunnel, tries, &silence(remote, waited));
+            Event::Retransmitting { tunnel, remote, tries } => {
+                self.unanswered(now, tunnel, remote, tries);
             }
-            Event::Answering { tunnel, .. } => self.answers(tunnel),
             Event::Failed { tunnel: None, .. } => {}
             Event::PeerMoved { tunnel, old, new } => {
                 // Another port is no other address.
@@ -159,25 +161,14 @@ impl Gateway {
         }
     }
 
-    /// A peer that has said nothing for a while, to calls or on a tunnel that is up, is named long
-    /// before it is given up, unless something better is known.
-    fn unanswered(&mut self, now: Instant, id: TunnelId, tries: u32, silence: &Failure) {
-        let Some(tunnel) = self.tunnels.get(&id) else { return };
-        let told = |known: &LastError| known.code == silence.code.as_str();
-        let news = match tunnel.phase {
-            Phase::Trying(_) | Phase::Up => tunnel.last_error.as_ref().is_none_or(told),
-            Phase::Idle | Phase::Waiting(_) | Phase::Deleting(_) => false,
-        };
-        if tries >= SILENT && news {
-            self.remember(now, id, silence);
-        }
-    }
-
-    /// The peer of a tunnel that is up answers again: its silence is over.
-    fn answers(&mut self, id: TunnelId) {
-        let silent = FailureCode::PeerUnreachable.as_str();
-        if let Some(tunnel) = self.tunnels.get_mut(&id).filter(|it| !it.ike_sas.is_empty()) {
-            tunnel.last_error.take_if(|error| error.code == silent);
+    /// A peer that has said nothing to several calls is named long before it is given up, unless
+    /// something better is known.
+    fn unanswered(&mut self, now: Instant, id: TunnelId, remote: SocketAddr, tries: u32) {
+        let calls = |tunnel: &&Tunnel| matches!(tunnel.phase, Phase::Trying(_));
+        let unexplained = |tunnel: &Tunnel| tunnel.last_error.is_none();
+        if tries >= SILENT && self.tunnels.get(&id).filter(calls).is_some_and(unexplained) {
+            let message = format!("{remote} has not answered {tries} messages so far");
+            self.remember(now, id, &Failure::new(FailureCode::PeerUnreachable, message));
         }
     }
 
@@ -469,12 +460,6 @@ fn is_wanted_end(event: &Event) -> bool {
     matches!(event, Event::Failed { failure, .. } if failure.code == FailureCode::DeletedByOperator)
 }
 
-/// What an operator reads of a peer that does not answer.
-fn silence(remote: SocketAddr, waited: Duration) -> Failure {
-    let message = format!("{remote} has not answered for {} s", waited.as_secs());
-    Failure::new(FailureCode::PeerUnreachable, message)
-}
-
 /// The tunnel and child an event is about.
 fn subject(event: &Event) -> (Option<TunnelId>, Option<ChildId>) {
     match event {
@@ -482,7 +467,6 @@ fn subject(event: &Event) -> (Option<TunnelId>, Option<ChildId>) {
         | Event::IkeRekeyed { tunnel, .. }
         | Event::IkeDown { tunnel, .. }
         | Event::Retransmitting { tunnel, .. }
-        | Event::Answering { tunnel, .. }
         | Event::PeerMoved { tunnel, .. } => (Some(*tunnel), None),
         Event::ChildInstalled { tunnel, child, .. }
         | Event::ChildRekeyed { tunnel, child, .. }

@@ -35,12 +35,8 @@ pub struct ConnectionSpec {
     pub proposals: Vec<IkeProposal>,
     /// IKE SA soft lifetime.
     pub rekey: Option<Duration>,
-    /// Silence after which the peer is asked for a sign of life; `None` never asks.
+    /// Liveness.
     pub dpd: Option<Duration>,
-    /// How long an unanswered question for a sign of life may take until the peer counts as dead.
-    pub dpd_timeout: Duration,
-    /// An IKE exchange takes place at least this often, also under ESP; `None` never for that.
-    pub idle: Option<Duration>,
     /// ESP in UDP.
     pub encap: EncapPolicy,
     /// Children.

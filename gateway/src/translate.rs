@@ -35,8 +35,6 @@ pub(crate) fn connection(tunnel: &Tunnel) -> Arc<Connection> {
         rekey: spec.rekey,
         over_time: spec.rekey.map_or(Duration::ZERO, |rekey| (rekey / 10).max(LEAST_OVERTIME)),
         dpd: spec.dpd,
-        dpd_timeout: spec.dpd_timeout,
-        idle: spec.idle,
         encap: spec.encap,
         replace_duplicates: true,
         children: tunnel
@@ -100,7 +98,7 @@ pub(crate) fn same_ike(a: &ConnectionSpec, b: &ConnectionSpec) -> bool {
         && same_auth(&a.auth, &b.auth)
         && a.proposals == b.proposals
         && a.rekey == b.rekey
-        && (a.dpd, a.dpd_timeout, a.idle) == (b.dpd, b.dpd_timeout, b.idle)
+        && a.dpd == b.dpd
         && a.encap == b.encap
 }
 

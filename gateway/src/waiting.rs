@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ike::{
-    event::{Failure, FailureCode},
-    input::Command as IkeCommand,
-};
+use ike::{event::Failure, input::Command as IkeCommand};
 use sa_store::{ChildId, Instant, TunnelId};
 
 use crate::{
@@ -113,11 +110,7 @@ impl Gateway {
     fn up(&mut self, now: Instant, id: CommandId, tunnel: TunnelId, child: Option<ChildId>) {
         self.touched.insert(tunnel);
         let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
-        let calls = matches!(known.phase, Phase::Trying(_));
-        // Who has not answered for long is called anew: the next retransmission may be far off.
-        let silent = FailureCode::PeerUnreachable.as_str();
-        let anew = calls && known.last_error.as_ref().is_some_and(|error| error.code == silent);
-        let late = calls && !anew;
+        let late = matches!(known.phase, Phase::Trying(_));
         self.waiters.push((id, Waiter::Up { tunnel, child, late }));
         let passive = known.spec.mode == TunnelMode::Passive;
         let was_held = known.will == Will::Held;
@@ -138,7 +131,6 @@ impl Gateway {
         }
         let Some(known) = self.tunnels.get_mut(&tunnel) else { return };
         match &mut known.phase {
-            Phase::Trying(_) if anew => self.call_anew(now, tunnel),
             Phase::Idle | Phase::Waiting(_) => self.start(now, tunnel),
             Phase::Deleting(deletion) => deletion.again = true,
             Phase::Trying(_) | Phase::Up => {}

@@ -25,8 +25,7 @@ pub struct EndpointConfig {
     pub retransmit_timeout: Duration,
     /// Factor between two retransmissions in percent; default 180.
     pub retransmit_base_percent: u32,
-    /// Retransmissions before a request is given up; default 5. Liveness checks have a patience
-    /// of their own, see [`Connection::dpd_timeout`].
+    /// Retransmissions before the peer counts as dead; default 5.
     pub retransmit_tries: u32,
     /// Jitter on every timer in percent of the timer; default 10.
     pub jitter_percent: u32,
@@ -58,19 +57,6 @@ impl Default for EndpointConfig {
     }
 }
 
-impl EndpointConfig {
-    /// How long a request may stay unanswered: all its retransmissions, without jitter.
-    pub(crate) fn patience(&self) -> Duration {
-        let (mut wait, mut all) = (self.retransmit_timeout, self.retransmit_timeout);
-        // More than any timer can be is reached long before.
-        for _ in 0..self.retransmit_tries.min(64) {
-            wait = wait.saturating_mul(self.retransmit_base_percent) / 100;
-            all = all.saturating_add(wait);
-        }
-        all
-    }
-}
-
 /// One tunnel: a peer and how to speak IKE with it.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -96,12 +82,6 @@ pub struct Connection {
     pub over_time: Duration,
     /// Quiet time after which the peer is asked for a sign of life; `None` never asks.
     pub dpd: Option<Duration>,
-    /// How long an unanswered liveness check may take until the IKE SA counts as dead. Authentic
-    /// ESP that still comes extends it, up to the patience for other requests.
-    pub dpd_timeout: Duration,
-    /// An IKE exchange takes place at least this often, also while ESP passes: a firewall may
-    /// keep the two apart and forget the one that is idle. `None` never.
-    pub idle: Option<Duration>,
     /// ESP in UDP.
     pub encap: EncapPolicy,
     /// What happens when the same peer identity establishes a second IKE SA without

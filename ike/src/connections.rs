@@ -240,8 +240,6 @@ mod tests {
             rekey: None,
             over_time: core::time::Duration::ZERO,
             dpd: None,
-            dpd_timeout: core::time::Duration::from_secs(30),
-            idle: None,
             encap: EncapPolicy::Auto,
             replace_duplicates: true,
             children: Vec::new(),

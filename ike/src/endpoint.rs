@@ -2,7 +2,6 @@
 
 mod actions;
 mod commands;
-mod hints;
 mod recovery;
 
 use alloc::{
@@ -10,8 +9,6 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
-
-use core::net::IpAddr;
 
 use crypto::{aead::Engines, random::RandomSource};
 use sa_store::{IkeSpi, Instant, PairId, TunnelId};
@@ -24,7 +21,7 @@ use crate::{
     sa::{IkeSa, established::Closed},
     shared::{Shared, Waiter},
     view::{IkeSaId, IkeSaView},
-    wire::{ExchangeType, Header, Notify, NotifyType, PayloadType, WireError},
+    wire::{ExchangeType, Header, Notify, NotifyType, WireError},
 };
 
 /// IKE SAs of one peer that are over and only repeat their last response, at most.
@@ -45,8 +42,6 @@ pub struct Endpoint {
     sas: BTreeMap<IkeSaId, IkeSa>,
     /// The IKE SAs of each tunnel, in whatever state.
     tunnels: BTreeSet<(TunnelId, IkeSaId)>,
-    /// The established ones by where the peer is.
-    places: BTreeSet<(IpAddr, IkeSaId)>,
     /// Those that are over and only repeat their last response.
     closed: BTreeSet<(TunnelId, IkeSaId)>,
     timers: BTreeSet<(Instant, IkeSaId)>,
@@ -75,7 +70,6 @@ impl Endpoint {
             shared: Shared::new(config, random, spis),
             sas: BTreeMap::new(),
             tunnels: BTreeSet::new(),
-            places: BTreeSet::new(),
             closed: BTreeSet::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
@@ -150,8 +144,8 @@ impl Endpoint {
     }
 
     fn on_datagram(&mut self, path: Endpoints, datagram: &[u8]) {
-        let (header, next) = match Header::parse(datagram) {
-            Ok(parsed) => parsed,
+        let header = match Header::parse(datagram) {
+            Ok((header, _)) => header,
             Err(error) => {
                 self.on_strange_header(path, error, datagram.len());
                 return;
@@ -161,10 +155,6 @@ impl Endpoint {
         if first {
             self.on_first_request(path, &header, datagram);
             return;
-        }
-        let protected = [PayloadType::SK, PayloadType::SKF].contains(&next);
-        if !protected {
-            self.on_unprotected(path, datagram);
         }
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
         match self.shared.directory.find(own_spi) {
@@ -176,14 +166,7 @@ impl Endpoint {
                 }
                 self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram));
             }
-            None => {
-                self.shared.counters.unknown_spi += 1;
-                // RFC 7296 §2.21.4: we may have been restarted. The peer shall ask.
-                if protected && !header.response && self.shared.answers_strays() {
-                    let notify = Notify::new(NotifyType::INVALID_IKE_SPI);
-                    reply(&mut self.shared, path, &header, notify, datagram.len());
-                }
-            }
+            None => self.shared.counters.unknown_spi += 1,
         }
     }
 
@@ -221,8 +204,6 @@ impl Endpoint {
             self.step(ike, |sa, shared| sa.on_datagram(shared, path, datagram));
             return;
         }
-        // A peer that calls may have lost what it had.
-        self.doubt_peer(path.remote.ip(), None);
         if let Some((ike, sa)) = ike_sa_init::on_first_request(&mut self.shared, path, datagram) {
             self.put(ike, sa);
         }
@@ -272,7 +253,6 @@ impl Endpoint {
                 self.shared.calling.remove(&(attempt.tunnel(), ike));
             }
             IkeSa::Established(sa) => {
-                self.places.remove(&(sa.channel.path.remote.ip(), ike));
                 if let Some(child) = sa.creates() {
                     self.shared.creating.remove(&(child, ike, sa.peer.origin));
                 }
@@ -309,7 +289,6 @@ impl Endpoint {
                 self.shared.calling.insert((attempt.tunnel(), ike));
             }
             IkeSa::Established(sa) => {
-                self.places.insert((sa.channel.path.remote.ip(), ike));
                 let child = sa.creates().map(|child| (child, ike, sa.peer.origin));
                 self.shared.creating.extend(child);
             }

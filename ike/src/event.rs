@@ -1,14 +1,11 @@
 //! What an operator may want to know, as values: no secrets, no formatting.
 
 use alloc::{string::String, vec::Vec};
-use core::{fmt, net::SocketAddr, time::Duration};
+use core::{fmt, net::SocketAddr};
 
 use sa_store::{ChildId, EspTransform, Identity, PairId, TrafficSelector, TunnelId};
 
 use crate::{config::IkeSuite, view::IkeSaId};
-
-/// A peer counts as silent when a message to it has been sent again this often.
-pub const SILENT: u32 = 3;
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -104,17 +101,6 @@ pub enum Event {
         remote: SocketAddr,
         /// How many times it has been sent again, this one included.
         tries: u32,
-        /// The time since it was sent first.
-        waited: Duration,
-    },
-    /// The peer answers again, to a request that was sent [`SILENT`] times again or more.
-    Answering {
-        /// Which tunnel.
-        tunnel: TunnelId,
-        /// The peer.
-        remote: SocketAddr,
-        /// The time from the request to its response.
-        waited: Duration,
     },
     /// The peer moved to another address or port.
     PeerMoved {

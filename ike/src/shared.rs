@@ -75,25 +75,11 @@ struct Ids {
 /// Unauthenticated failures an operator hears of in a second.
 const HINTS_PER_SECOND: u32 = 10;
 
-/// Requests for IKE SAs that are not there that are answered in a second.
-const STRAYS_PER_SECOND: u32 = 100;
-
-/// Limits what strangers can cause in a second.
+/// Limits how many events strangers can cause.
 #[derive(Debug, Default)]
 struct HintLimit {
     second: u64,
     count: u32,
-}
-
-impl HintLimit {
-    /// How often it happened in this second so far.
-    const fn count(&mut self, now: Instant) -> u32 {
-        let second = now.as_nanos() / 1_000_000_000;
-        if second != self.second {
-            *self = Self { second, count: 0 };
-        }
-        self.count
-    }
 }
 
 /// See the module.
@@ -117,7 +103,6 @@ pub(crate) struct Shared {
     waiting: BTreeMap<Ticket, Waiter>,
     ids: Ids,
     hints: HintLimit,
-    strays: HintLimit,
     complaints: BTreeMap<TunnelId, Complaints>,
 }
 
@@ -147,7 +132,6 @@ impl Shared {
             waiting: BTreeMap::new(),
             ids: Ids { shard, ike: 0, pair: 0, sa: 0, ticket: 0 },
             hints: HintLimit::default(),
-            strays: HintLimit::default(),
             complaints: BTreeMap::new(),
         }
     }
@@ -263,16 +247,11 @@ impl Shared {
 
     /// Whether [`Self::hint`] would be heard now: if not, its words need not be found.
     pub(crate) fn hears_hints(&mut self) -> bool {
-        self.hints.count(self.now) < HINTS_PER_SECOND
-    }
-
-    /// Whether one more request for an IKE SA that is not there is answered.
-    pub(crate) const fn answers_strays(&mut self) -> bool {
-        let answers = self.strays.count(self.now) < STRAYS_PER_SECOND;
-        if answers {
-            self.strays.count += 1;
+        let second = self.now.as_nanos() / 1_000_000_000;
+        if second != self.hints.second {
+            self.hints = HintLimit { second, count: 0 };
         }
-        answers
+        self.hints.count < HINTS_PER_SECOND
     }
 
     /// As [`Self::failed`], for what a stranger can cause at will: a few a second at most.

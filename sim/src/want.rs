@@ -68,8 +68,6 @@ impl Want {
             }],
             rekey: Some(self.lifetimes.1),
             dpd: Some(self.dpd),
-            dpd_timeout: Duration::from_secs(30),
-            idle: Some(Duration::from_secs(15)),
             encap: EncapPolicy::Auto,
             children: self
                 .children

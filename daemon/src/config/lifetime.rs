@@ -19,9 +19,6 @@ const LEAST_LIFETIME: Duration = Duration::from_secs(2);
 /// Keys that live shorter are warned of.
 const SHORT_LIFE: Duration = Duration::from_secs(60);
 
-/// `ike.dpd_timeout` unless it is set.
-const DPD_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Liveness checks after less silence are warned of.
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
 
@@ -37,27 +34,6 @@ pub(super) fn ike(raw: Option<&At<&str>>, findings: &mut Findings) -> Option<Dur
 /// After how much silence the peer is asked for a sign of life; `None` is never.
 pub(super) fn dpd(raw: Option<&At<&str>>, findings: &mut Findings) -> Option<Duration> {
     duration(raw, "30s", SHORT_PAUSE, findings)
-}
-
-/// How long a question for a sign of life may stay unanswered until the peer counts as dead.
-pub(super) fn dpd_timeout(raw: Option<&At<&str>>, findings: &mut Findings) -> Duration {
-    let given = duration(raw, "30s", SHORT_PAUSE, findings);
-    if let Some(at) = raw.filter(|at| units::duration(at.value) == Ok(Duration::ZERO)) {
-        let message = "a peer that does not answer has to count as dead after some time";
-        findings.error(at.span.clone(), message, "the default is \"30s\"");
-    }
-    given.unwrap_or(DPD_TIMEOUT)
-}
-
-/// After how long without an IKE exchange there is one, also under ESP; `None` is never. A
-/// tunnel that never asks for signs of life does so only when it is told to.
-pub(super) fn idle(
-    raw: Option<&At<&str>>,
-    dpd: Option<Duration>,
-    findings: &mut Findings,
-) -> Option<Duration> {
-    let given = duration(raw, "15s", SHORT_PAUSE, findings);
-    given.filter(|_| raw.is_some() || dpd.is_some())
 }
 
 /// When a child is rekeyed.

@@ -13,8 +13,6 @@ fn short_lifetimes_are_accepted_with_a_warning() {
     for (ike, esp, warnings) in [
         ("rekey = \"59s\"", "", 1),
         ("dpd = \"4s\"", "", 1),
-        ("dpd_timeout = \"4s\", idle = \"4s\"", "", 2),
-        ("dpd_timeout = \"5s\", idle = \"0s\"", "", 0),
         ("", "rekey = \"59s\"", 1),
         ("rekey = \"2s\", dpd = \"2s\"", "rekey = \"2s\"", 3),
         ("", "rekey_bytes = \"1023KiB\", rekey_packets = 999", 2),
@@ -38,8 +36,6 @@ fn a_tunnel_with_defaults_is_safe_and_current() {
     assert_eq!(tunnel.remote_id, "192.0.2.2".parse().unwrap());
     assert_eq!(tunnel.rekey, Some(Duration::from_secs(4 * 3600)));
     assert_eq!(tunnel.dpd, Some(Duration::from_secs(30)));
-    assert_eq!(tunnel.dpd_timeout, Duration::from_secs(30));
-    assert_eq!(tunnel.idle, Some(Duration::from_secs(15)));
     let AuthMethod::Psk(psk) = &tunnel.auth;
     assert_eq!(psk.expose(), std::array::from_fn::<u8, 16, _>(|at| at as u8));
     assert_eq!(tunnel.proposals, ike::negotiate::default_ike_proposals());
@@ -48,20 +44,6 @@ fn a_tunnel_with_defaults_is_safe_and_current() {
     assert_eq!(child.life.time, Some(Duration::from_secs(3960)));
     assert_eq!(child.replay_window, 4096);
     assert_eq!(child.proposals[0].esn, [Esn::Yes, Esn::No]);
-}
-
-/// Who switches questions off gets none, but for those that are asked for.
-#[test]
-fn idle_follows_dpd_unless_it_is_set() {
-    for (ike, idle) in [
-        ("dpd = \"0s\"", None),
-        ("dpd = \"0s\", idle = \"20s\"", Some(20)),
-        ("idle = \"0s\"", None),
-        ("dpd = \"60s\"", Some(15)),
-    ] {
-        let config = parse(&around(&format!("ike = {{ {ike} }}"), "")).unwrap();
-        assert_eq!(config.connections[0].idle, idle.map(Duration::from_secs), "{ike}");
-    }
 }
 
 #[test]

@@ -241,18 +241,6 @@ fn bad_files_and_what_is_said() {
             "the default is \"4h\"",
         ),
         (
-            tunnel("ike = { dpd_timeout = \"0s\" }"),
-            "a peer that does not answer has to count as dead after some time",
-            "4:23",
-            "the default is \"30s\"",
-        ),
-        (
-            tunnel("ike = { idle = \"1s\" }"),
-            "`1s` is over before an exchange with the peer is",
-            "4:16",
-            "the default is \"15s\"",
-        ),
-        (
             tunnel("ike = { dpd = \"1s\" }"),
             "`1s` is over before an exchange with the peer is",
             "4:15",

@@ -97,8 +97,6 @@ pub(super) fn connection(
         rekey: Some(Duration::from_secs(14_400)),
         over_time: Duration::from_secs(1440),
         dpd: Some(Duration::from_secs(30)),
-        dpd_timeout: Duration::from_secs(30),
-        idle: Some(Duration::from_secs(15)),
         encap: if flags & 16 == 0 { EncapPolicy::Auto } else { EncapPolicy::Always },
         replace_duplicates: flags & 32 == 0,
         children: vec![child(1)?, child(2)?],

@@ -108,44 +108,6 @@ fn a_silent_peer_is_named_before_it_is_given_up() {
     world.expect_up();
 }
 
-/// The next retransmission to a peer that was away may be far off: `up` does not wait for it.
-#[test]
-fn up_calls_a_silent_peer_anew() {
-    let mut world = World::empty();
-    world.cut = true;
-    world.apply(A, vec![spec(A, 1)]);
-    world.run(25);
-    world.apply(B, vec![ConnectionSpec { mode: TunnelMode::Passive, ..spec(B, 1) }]);
-    world.cut = false;
-    let before = world.now;
-    let outcome = world.command(A, Command::Up(target("peer")));
-    assert_eq!(outcome, Outcome::Done("peer is up".into()));
-    let waited = world.now.since(before).as_secs();
-    assert!(waited < 5, "it took {waited} s");
-}
-
-/// Silence on a tunnel that is up is shown, and forgotten when the peer answers.
-#[test]
-fn silence_of_an_established_peer_is_named() {
-    let mut world = World::empty();
-    world.apply(A, vec![spec(A, 1)]);
-    world.apply(B, vec![spec(B, 1)]);
-    world.run(5);
-    world.expect_up();
-    world.cut = true;
-    world.run(46);
-    let tunnel = world.tunnel(A);
-    assert_eq!(tunnel.state, TunnelState::Established);
-    let error = tunnel.last_error.unwrap();
-    assert_eq!(error.code, "peer-unreachable");
-    assert!(error.message.contains("has not answered for"), "{}", error.message);
-    world.cut = false;
-    world.run(8);
-    assert!(world.events(A).iter().any(|(kind, _)| *kind == "answering"));
-    world.expect_up();
-    assert!(world.tunnel(A).last_error.is_none());
-}
-
 #[test]
 fn nobody_can_call_any() {
     let any = ConnectionSpec { remote: vec![RemoteAddress::Any], ..spec(A, 1) };

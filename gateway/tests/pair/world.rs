@@ -76,8 +76,6 @@ pub(crate) fn spec(side: usize, children: usize) -> ConnectionSpec {
         proposals: vec![parse_ike("aes256gcm16-prfsha256-x25519").unwrap()],
         rekey: Some(Duration::from_secs(4 * 3600)),
         dpd: Some(Duration::from_secs(30)),
-        dpd_timeout: Duration::from_secs(30),
-        idle: None,
         encap: EncapPolicy::Auto,
         children: (0..children).map(|index| child(side, index)).collect(),
     }

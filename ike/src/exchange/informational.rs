@@ -45,7 +45,6 @@ pub(crate) fn replaced() -> Failure {
 const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
 
 pub(crate) fn start_liveness(sa: &mut Established, shared: &mut Shared) -> Step {
-    sa.liveness.ask(shared.now, &shared.config);
     sa.request(shared, EXCHANGE, &[])?;
     sa.own = Some(OwnExchange::Liveness);
     Ok(())

@@ -1,14 +1,14 @@
 //! The protected channel of one IKE SA: who is who, where both are, keys, Message IDs.
 
 use alloc::vec::Vec;
-use core::{net::SocketAddr, time::Duration};
+use core::net::SocketAddr;
 
 use sa_store::{IkeSpi, Instant};
 
 use super::{
     mobility::Mobility,
     nat::{self, NAT_PORT, Nat},
-    window::{Due, Pace, RequestId, Resend, Window},
+    window::{Due, RequestId, Resend, Window},
 };
 use crate::{
     config::{Endpoints, IkeSuite},
@@ -257,22 +257,11 @@ impl Channel {
         exchange: ExchangeType,
         payloads: &[Payload<'_>],
     ) -> Result<(), SealError> {
-        self.request_at(shared, exchange, payloads, None)
-    }
-
-    /// As [`Self::request`], sent again at a pace.
-    pub(crate) fn request_at(
-        &mut self,
-        shared: &mut Shared,
-        exchange: ExchangeType,
-        payloads: &[Payload<'_>],
-        pace: Option<Pace>,
-    ) -> Result<(), SealError> {
         let id = self.window.next_id().ok_or(SealError::Exhausted)?;
         let datagrams = self.seal(shared, (exchange, false, id), payloads)?;
         self.responses.clear();
         self.transmit(shared, self.path, &datagrams);
-        let resend = Resend::paced(shared, pace);
+        let resend = Resend::start(shared);
         self.window.sent(datagrams, resend);
         Ok(())
     }
@@ -298,11 +287,6 @@ impl Channel {
             shared.transmit(path, datagram.clone());
         }
         self.last_transmit = shared.now;
-    }
-
-    /// For how long our request has had no response.
-    pub(crate) fn waited(&self, now: Instant) -> Duration {
-        self.window.unanswered().map_or(Duration::ZERO, |(since, _)| now.since(since))
     }
 
     /// Sends our request again if it is time, and a NAT keepalive if we were silent for long.

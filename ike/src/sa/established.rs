@@ -141,7 +141,7 @@ impl Established {
         secrets: Secrets,
     ) -> Self {
         let life = Life::start(shared, &peer.connection);
-        let liveness = Liveness::new(&peer.connection, shared.now);
+        let liveness = Liveness::new(peer.connection.dpd, shared.now);
         shared.directory.add_spi(channel.spis.own(), id);
         shared.directory.enter(
             id,
@@ -299,9 +299,7 @@ impl Established {
         exchange: ExchangeType,
         payloads: &[Payload<'_>],
     ) -> Step {
-        let pace = self.liveness.pace();
-        let sent = self.channel.request_at(shared, exchange, payloads, pace);
-        sent.map_err(|error| cannot_seal(&error))
+        self.channel.request(shared, exchange, payloads).map_err(|error| cannot_seal(&error))
     }
 
     /// Answers the peer's request.

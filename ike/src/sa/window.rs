@@ -28,20 +28,9 @@ struct InFlight {
 /// When a message is sent again: back-off and jitter.
 #[derive(Debug)]
 pub(crate) struct Resend {
-    began: Instant,
     sent_again: u32,
     wait: Duration,
     due: Instant,
-    pace: Option<Pace>,
-}
-
-/// How a message is sent again whose sender decides itself when it is enough.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Pace {
-    /// The time before the first retransmission.
-    pub(crate) first: Duration,
-    /// The longest time between two.
-    pub(crate) longest: Duration,
 }
 
 /// What a timer of [`Resend`] says.
@@ -57,19 +46,9 @@ pub(crate) enum Due {
 
 impl Resend {
     pub(crate) fn start(shared: &mut Shared) -> Self {
-        Self::paced(shared, None)
-    }
-
-    /// As [`Self::start`]; with a pace it never gives up.
-    pub(crate) fn paced(shared: &mut Shared, pace: Option<Pace>) -> Self {
-        let wait = pace.map_or(shared.config.retransmit_timeout, |pace| pace.first);
+        let wait = shared.config.retransmit_timeout;
         let due = shared.now + shared.jittered(wait);
-        Self { began: shared.now, sent_again: 0, wait, due, pace }
-    }
-
-    /// Since when an answer is missing.
-    pub(crate) const fn began(&self) -> Instant {
-        self.began
+        Self { sent_again: 0, wait, due }
     }
 
     pub(crate) const fn due(&self) -> Instant {
@@ -80,13 +59,11 @@ impl Resend {
         if shared.now < self.due {
             return Due::Wait;
         }
-        if self.pace.is_none() && self.sent_again >= shared.config.retransmit_tries {
+        if self.sent_again >= shared.config.retransmit_tries {
             return Due::GiveUp;
         }
-        self.sent_again = self.sent_again.saturating_add(1);
-        let longest = self.pace.map_or(Duration::MAX, |pace| pace.longest);
-        let wait = self.wait.saturating_mul(shared.config.retransmit_base_percent) / 100;
-        self.wait = wait.min(longest);
+        self.sent_again += 1;
+        self.wait = self.wait.saturating_mul(shared.config.retransmit_base_percent) / 100;
         self.due = shared.now + shared.jittered(self.wait);
         Due::Again(self.sent_again)
     }
@@ -133,19 +110,6 @@ impl Window {
     /// The response came, authentic and whole.
     pub(crate) fn answered(&mut self) {
         self.in_flight = None;
-    }
-
-    /// When our request that has no response yet was sent first, and how often again.
-    pub(crate) fn unanswered(&self) -> Option<(Instant, u32)> {
-        self.in_flight.as_ref().map(|request| (request.resend.began, request.resend.sent_again))
-    }
-
-    /// From now on our request is sent again at this pace, and at once.
-    pub(crate) const fn hasten(&mut self, now: Instant, pace: Pace) {
-        if let Some(request) = &mut self.in_flight {
-            let resend = &mut request.resend;
-            (resend.pace, resend.wait, resend.due) = (Some(pace), pace.first, now);
-        }
     }
 
     /// The Message ID of the request that is answered next.
@@ -198,13 +162,7 @@ mod tests {
     use super::*;
 
     fn resend() -> Resend {
-        Resend {
-            began: Instant::ZERO,
-            sent_again: 0,
-            wait: Duration::ZERO,
-            due: Instant::NEVER,
-            pace: None,
-        }
+        Resend { sent_again: 0, wait: Duration::ZERO, due: Instant::NEVER }
     }
 
     /// RFC 7296 §2.2: Message IDs do not wrap; the IKE SA ends before that.

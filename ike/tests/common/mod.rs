@@ -80,8 +80,6 @@ pub fn connection(node: usize) -> Connection {
         rekey: None,
         over_time: Duration::from_secs(60),
         dpd: None,
-        dpd_timeout: Duration::from_secs(30),
-        idle: None,
         encap: EncapPolicy::Auto,
         replace_duplicates: true,
         children: vec![child(1, local, remote)],

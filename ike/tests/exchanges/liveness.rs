@@ -39,114 +39,15 @@ fn traffic_is_a_sign_of_life() {
 }
 
 #[test]
-fn a_dead_peer_is_found_out_within_its_time() {
+fn a_dead_peer_is_found_out() {
     let mut world = world();
     world.filter = Box::new(|_| Fate::Drop);
-    // Asked after 30 s, given up 30 s later.
-    world.run_s(58);
-    assert!(world.ike_down(A).is_empty());
-    let again = world.count(A, |it| matches!(it, Event::Retransmitting { .. }));
-    assert!((5..=9).contains(&again), "sent again {again} times");
-    world.run_s(4);
+    world.run_s(250);
     assert_eq!(world.ike_down(A), [FailureCode::PeerDead]);
     assert_eq!(world.child_down(A), [FailureCode::PeerDead]);
+    assert_eq!(world.count(A, |it| matches!(it, Event::Retransmitting { .. })), 5);
     assert!(world.nodes[A].pairs.is_empty());
     assert_eq!(world.nodes[B].endpoint.ike_sas().len(), 1, "B never asks");
-}
-
-/// The patience for a liveness check is the operator's choice, that for other requests is not.
-#[test]
-fn only_liveness_checks_end_early() {
-    let mut world = World::with(1, EndpointConfig::default(), |_, it| {
-        it.dpd = Some(Duration::from_secs(600));
-        it.dpd_timeout = Duration::from_secs(4);
-    });
-    world.establish();
-    world.filter = Box::new(|_| Fate::Drop);
-    world.command(A, Command::CheckLiveness { tunnel: TUNNEL });
-    world.command(B, Command::RekeyIke { tunnel: TUNNEL });
-    world.run_s(5);
-    assert_eq!(world.ike_down(A), [FailureCode::PeerDead]);
-    world.run_s(60);
-    assert!(world.ike_down(B).is_empty(), "a rekey may take its time");
-    world.run_s(30);
-    assert_eq!(world.ike_down(B), [FailureCode::PeerDead]);
-}
-
-/// A request of another kind that is on its way when the peer has been silent for too long is the
-/// question.
-#[test]
-fn a_request_under_way_is_a_question_as_well() {
-    let mut world = world();
-    world.run_s(25);
-    world.filter = Box::new(|_| Fate::Drop);
-    world.command(A, Command::RekeyIke { tunnel: TUNNEL });
-    world.run_s(37);
-    assert_eq!(world.ike_down(A), [FailureCode::PeerDead], "{:?}", world.ladder);
-}
-
-fn busy(seconds: u64) -> World {
-    let mut world = World::with(1, EndpointConfig::default(), |node, it| {
-        it.dpd = (node == A).then_some(Duration::from_secs(30));
-        it.idle = (node == A).then_some(Duration::from_secs(seconds));
-    });
-    world.establish();
-    world.ladder.clear();
-    world.start_traffic();
-    world
-}
-
-/// A firewall may keep IKE and ESP apart, and forget IKE while ESP is busy.
-#[test]
-fn an_exchange_takes_place_under_traffic() {
-    let mut world = busy(15);
-    world.run_s(301);
-    assert_eq!(world.ladder.len(), 40, "{:?}", world.ladder);
-    world.assert_up(1);
-}
-
-/// ESP that still comes is a sign of life: the wire may be bad, or IKE alone be blocked.
-#[test]
-fn traffic_extends_the_wait_for_an_answer() {
-    let mut world = busy(15);
-    world.filter = Box::new(|_| Fate::Drop);
-    world.run_s(75);
-    assert!(world.ike_down(A).is_empty());
-    // Up to the patience that any request has.
-    world.run_s(30);
-    assert_eq!(world.ike_down(A), [FailureCode::PeerDead]);
-}
-
-/// Once ESP stays away as well, the patience for liveness checks counts from the last of it.
-#[test]
-fn traffic_that_ends_extends_the_wait_no_more() {
-    let mut world = busy(15);
-    world.filter = Box::new(|_| Fate::Drop);
-    world.run_s(20);
-    world.stop_traffic();
-    world.run_s(29);
-    assert!(world.ike_down(A).is_empty());
-    world.run_s(2);
-    assert_eq!(world.ike_down(A), [FailureCode::PeerDead]);
-}
-
-#[test]
-fn silence_is_told_and_its_end_as_well() {
-    let mut world = world();
-    world.command(A, Command::CheckLiveness { tunnel: TUNNEL });
-    world.run_ms(500);
-    world.filter = Box::new(|_| Fate::Drop);
-    world.command(A, Command::CheckLiveness { tunnel: TUNNEL });
-    world.run_s(20);
-    let waited = world.nodes[A].events.iter().rev().find_map(|(_, it)| match it {
-        Event::Retransmitting { waited, .. } => Some(waited.as_secs()),
-        _ => None,
-    });
-    assert!(waited.is_some_and(|waited| waited > 10), "{waited:?}");
-    world.filter = Box::new(|_| Fate::Deliver);
-    world.run_s(6);
-    assert_eq!(world.count(A, |it| matches!(it, Event::Answering { .. })), 1);
-    world.assert_up(1);
 }
 
 #[test]
@@ -159,16 +60,14 @@ fn somebody_may_ask_now() {
 
 #[test]
 fn retransmissions_back_off_with_jitter() {
-    let mut world = World::new(1);
-    world.establish();
+    let mut world = world();
     world.filter = Box::new(|_| Fate::Drop);
-    world.command(A, Command::RekeyIke { tunnel: TUNNEL });
+    world.command(A, Command::CheckLiveness { tunnel: TUNNEL });
     let mut times = vec![world.now];
     let mut seen = 1;
     for _ in 0..2000 {
         world.run_ms(50);
-        if world.sent.iter().filter(|it| it.from == A && it.label().contains("CREATE")).count()
-            > seen
+        if world.sent.iter().filter(|it| it.from == A && it.label().contains("INFO")).count() > seen
         {
             seen += 1;
             times.push(world.now);

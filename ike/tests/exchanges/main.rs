@@ -14,7 +14,6 @@ mod duplicates;
 mod forged;
 mod fragmentation;
 mod handshake;
-mod hints;
 mod hostile;
 mod interloper;
 mod liveness;

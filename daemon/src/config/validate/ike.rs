@@ -14,20 +14,15 @@ pub(super) struct Ike {
     pub(super) proposals: Vec<IkeProposal>,
     pub(super) rekey: Option<Duration>,
     pub(super) dpd: Option<Duration>,
-    pub(super) dpd_timeout: Duration,
-    pub(super) idle: Option<Duration>,
 }
 
 pub(super) fn ike(raw: &RawIke<'_>, findings: &mut Findings) -> Ike {
-    let dpd = lifetime::dpd(raw.dpd.as_ref(), findings);
     Ike {
         proposals: match &raw.proposals {
             Some(list) => proposals(list, proposal::ike, findings),
             None => proposal::ike_defaults(),
         },
         rekey: lifetime::ike(raw.rekey.as_ref(), findings),
-        dpd,
-        dpd_timeout: lifetime::dpd_timeout(raw.dpd_timeout.as_ref(), findings),
-        idle: lifetime::idle(raw.idle.as_ref(), dpd, findings),
+        dpd: lifetime::dpd(raw.dpd.as_ref(), findings),
     }
 }

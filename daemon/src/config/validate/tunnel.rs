@@ -77,8 +77,6 @@ pub(super) fn connection(
         proposals: ike.proposals,
         rekey: ike.rekey,
         dpd: ike.dpd,
-        dpd_timeout: ike.dpd_timeout,
-        idle: ike.idle,
         encap,
         children,
     })

@@ -200,8 +200,7 @@ impl Authenticating {
             match candidate.channel.on_timeout(shared) {
                 Due::Wait => {}
                 Due::Again(tries) => {
-                    let (remote, waited) = (path.remote, candidate.channel.waited(shared.now));
-                    shared.event(Event::Retransmitting { tunnel, remote, tries, waited });
+                    shared.event(Event::Retransmitting { tunnel, remote: path.remote, tries });
                 }
                 Due::GiveUp => {
                     self.candidates.remove(at).release(shared);

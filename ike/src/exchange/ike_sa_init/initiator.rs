@@ -290,9 +290,7 @@ impl Initiating {
                     shared.transmit(self.target.path, round.request.clone());
                 }
                 let (tunnel, remote) = (self.tunnel(), self.target.path.remote);
-                let began = self.resend.as_ref().map_or(now, Resend::began);
-                let waited = now.since(began);
-                shared.event(Event::Retransmitting { tunnel, remote, tries, waited });
+                shared.event(Event::Retransmitting { tunnel, remote, tries });
             }
             Due::GiveUp if idle => {
                 let hint = self.hint.take().map(|(failure, _)| failure);

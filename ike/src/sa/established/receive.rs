@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Endpoints,
-    event::{Event, Failure, FailureCode, SILENT},
+    event::{Event, Failure, FailureCode},
     exchange::{create_child_sa, informational, rekey_ike_sa},
     keys::Opened,
     shared::Shared,
@@ -78,7 +78,6 @@ impl Established {
         path: Endpoints,
         datagram: &[u8],
     ) -> Option<IkeSa> {
-        let unanswered = self.channel.window.unanswered();
         match self.channel.receive(shared, path, datagram) {
             Received::Nothing => Some(IkeSa::Established(self)),
             Received::Request(..) if self.answer.is_some() => {
@@ -96,7 +95,6 @@ impl Established {
             }
             Received::Response(exchange, opened) => {
                 self.heard(shared, path);
-                self.answered(shared, unanswered);
                 let step = self.on_response(shared, exchange, &opened);
                 self.carry_on(shared, step)
             }
@@ -115,20 +113,8 @@ impl Established {
 
     /// The peer lives, and perhaps elsewhere.
     fn heard(&mut self, shared: &mut Shared, path: Endpoints) {
-        self.liveness.heard(shared.now);
+        self.liveness.seen(shared.now);
         self.seen_at(shared, path);
-    }
-
-    /// The peer answered a request that was sent first at a time, and so often again.
-    fn answered(&mut self, shared: &mut Shared, unanswered: Option<(Instant, u32)>) {
-        self.liveness.answered();
-        if let Some((since, _)) = unanswered.filter(|(_, tries)| *tries >= SILENT) {
-            shared.event(Event::Answering {
-                tunnel: self.peer.tunnel(),
-                remote: self.channel.path.remote,
-                waited: shared.now.since(since),
-            });
-        }
     }
 
     /// The peer was seen at `path`, where it is followed in time.

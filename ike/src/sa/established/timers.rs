@@ -20,21 +20,15 @@ use crate::{
 
 impl Established {
     pub(crate) fn on_timeout(mut self: Box<Self>, shared: &mut Shared) -> Option<IkeSa> {
-        let due = if self.silent_at() <= shared.now {
-            Due::GiveUp
-        } else {
-            self.channel.on_timeout(shared)
-        };
-        match due {
+        match self.channel.on_timeout(shared) {
             Due::Wait => {}
             Due::Again(tries) => shared.event(Event::Retransmitting {
                 tunnel: self.peer.tunnel(),
                 remote: self.channel.path.remote,
                 tries,
-                waited: self.channel.waited(shared.now),
             }),
             Due::GiveUp => {
-                let reason = self.silence(shared.now);
+                let reason = self.silence(shared);
                 self.die(shared, &reason);
                 return None;
             }
@@ -53,42 +47,16 @@ impl Established {
         self.carry_on(shared, Ok(()))
     }
 
-    /// When a peer that is asked whether it lives counts as dead.
-    fn silent_at(&self) -> Instant {
-        let unanswered = self.channel.window.unanswered();
-        unanswered.map_or(Instant::NEVER, |(sent, _)| self.liveness.over(sent))
-    }
-
-    /// Somebody without proof says that the peer has lost its SAs: the peer is asked at once.
-    pub(crate) fn doubt(&mut self, shared: &Shared) {
-        let asks = self.stage == Stage::Active && !self.is_closing();
-        if asks && self.liveness.hint(shared.now, &shared.config) {
-            self.ask(shared);
-        }
-    }
-
-    /// Asks the peer for a sign of life. The response to any request is one.
-    fn ask(&mut self, shared: &Shared) {
-        match self.liveness.pace() {
-            Some(pace) if !self.channel.window.is_free() => {
-                self.channel.window.hasten(shared.now, pace);
-            }
-            _ => self.queue.push(Task::Liveness, shared.now),
-        }
-    }
-
     /// What our unanswered request comes to.
-    fn silence(&self, now: Instant) -> Failure {
-        let (since, again) = self.channel.window.unanswered().unwrap_or((now, 0));
+    fn silence(&self, shared: &Shared) -> Failure {
         match &self.own {
             Some(OwnExchange::Delete(informational::Deleting::Ike(reason))) => reason.clone(),
             _ => Failure::new(
                 FailureCode::PeerDead,
                 alloc::format!(
-                    "{} did not answer a request that was sent {} times in {} s",
+                    "{} did not answer a request that was sent {} times",
                     self.channel.path.remote,
-                    again.saturating_add(1),
-                    now.since(since).as_secs()
+                    shared.config.retransmit_tries + 1
                 ),
             ),
         }
@@ -149,8 +117,8 @@ impl Established {
             Stage::Superseded { .. } | Stage::Parked => {}
         }
         if self.stage == Stage::Active && self.liveness.due() <= now {
-            self.liveness.ask(now, &shared.config);
-            self.ask(shared);
+            self.liveness.asked(now);
+            self.queue.push(Task::Liveness, now);
         }
     }
 
@@ -162,7 +130,7 @@ impl Established {
             Stage::Parked => Instant::NEVER,
         };
         let expiry = if self.is_closing() { Instant::NEVER } else { self.life.expires_at };
-        let mut due = self.channel.due(shared).min(self.silent_at()).min(stage).min(expiry);
+        let mut due = self.channel.due(shared).min(stage).min(expiry);
         due = due.min(children.unwrap_or(Instant::NEVER));
         if self.may_start() {
             due = due.min(self.queue.due(|task| self.stage.allows(task)));

@@ -204,7 +204,6 @@ impl Engine {
             fastpath::InlineConfig {
                 steering: steering(&config.interface),
                 workers: config.workers.map(usize::from),
-                mtu_floor: config.mtu_floor.into(),
                 engines: engines.clone(),
                 ..fastpath::InlineConfig::default()
             },

@@ -11,10 +11,6 @@ use crate::steer::SteeringConfig;
 /// answer longer packets with ICMP themselves.
 const MTU: u32 = 1400;
 
-/// What every path of IPv6 has (RFC 8200 §5), and nearly every one of IPv4. It leaves room for
-/// clients' IPv6 packets of no more than that in two outer fragments at most.
-const MTU_FLOOR: usize = 1280;
-
 /// Configuration of the inline data plane.
 #[derive(Clone, Debug)]
 pub struct InlineConfig {
@@ -24,9 +20,6 @@ pub struct InlineConfig {
     pub workers: Option<usize>,
     /// MTU of the TUN interface.
     pub mtu: u32,
-    /// Octets. ICMP errors that name less make outer packets no smaller than this; instead
-    /// they may be cut on the way. Over IPv6 it is 1280 at least.
-    pub mtu_floor: usize,
     /// SAs (single directions) it holds at most.
     pub max_sas: u64,
     /// Where keys run.
@@ -42,7 +35,6 @@ impl Default for InlineConfig {
             steering: SteeringConfig::default(),
             workers: None,
             mtu: MTU,
-            mtu_floor: MTU_FLOOR,
             max_sas: 1 << 20,
             engines: Engines::portable(),
             dead_man: Duration::from_secs(60),

@@ -36,7 +36,7 @@ impl Outbound {
     }
 }
 
-/// What is known of the way to a peer. Shared by all versions of an SA's entry.
+/// What the kernel has learned of the way to a peer. Shared by all versions of an SA's entry.
 #[derive(Debug, Default)]
 pub(crate) struct OuterPath {
     /// The longest inner packet that fits the path and the TUN interface; follows the path MTU.
@@ -45,30 +45,12 @@ pub(crate) struct OuterPath {
     pub cut: AtomicBool,
     /// When workers last asked for a new measurement; nanoseconds of the data plane's clock.
     asked: AtomicU64,
-    /// The number to be sent next as it was one tick of the control thread ago, and two.
-    ticks: [AtomicU64; 2],
 }
 
 impl OuterPath {
     /// Whether a new measurement may be asked for at `now`: at most ten times a second.
     pub(crate) fn may_ask(&self, now: u64) -> bool {
         ten_a_second(&self.asked, now)
-    }
-
-    /// Notes at a tick which number is sent next.
-    pub(crate) fn note_sent(&self, next: u64) {
-        let [last, before] = &self.ticks;
-        before.store(last.swap(next, Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    /// Whether the packet whose sequence number has these low 32 bits was sent in the last tick or
-    /// two, when `next` is the number to be sent next.
-    pub(crate) fn lately_sent(&self, low: u32, next: u64) -> bool {
-        let Some(last) = next.checked_sub(1) else { return false };
-        let ago = (last as u32).wrapping_sub(low);
-        let [_, before] = &self.ticks;
-        last.checked_sub(ago.into())
-            .is_some_and(|number| number >= before.load(Ordering::Relaxed).max(1))
     }
 }
 

@@ -87,8 +87,6 @@ pub struct InlineConfig {
     pub interface: String,
     /// `None` is as many as make sense.
     pub workers: Option<NonZeroUsize>,
-    /// Octets: what ICMP errors say of a path makes outer packets no smaller.
-    pub mtu_floor: u16,
 }
 
 /// What [`parse`] needs to know about the file beside its text.

@@ -130,36 +130,6 @@ fn bad_files_and_what_is_said() {
             "write \"auto\" or a number",
         ),
         (
-            "[inline]\nmtu_floor = 575\n".into(),
-            "`mtu_floor` is a number of octets from 576 to 9216",
-            "2:13",
-            "1280 is the default; over IPv6 it is 1280 at least",
-        ),
-        (
-            "[inline]\nmtu_floor = 9217\n".into(),
-            "`mtu_floor` is a number of octets from 576 to 9216",
-            "2:13",
-            "1280 is the default; over IPv6 it is 1280 at least",
-        ),
-        (
-            "[inline]\nmtu_floor = -1\n".into(),
-            "`mtu_floor` takes a number that is neither negative nor huge",
-            "2:13",
-            "write a number of octets such as 1280",
-        ),
-        (
-            "[inline]\nmtu_floor = \"1280\"\n".into(),
-            "`mtu_floor` takes a number, not a string",
-            "2:13",
-            "write a number of octets such as 1280",
-        ),
-        (
-            "[inline]\nmtu_flor = 1280\n".into(),
-            "unknown key `mtu_flor` in `inline`",
-            "2:1",
-            "did you mean `mtu_floor`?",
-        ),
-        (
             "[api]\ngrpc = \"127.0.0.1:1\"\n".into(),
             "`api` at the top of the file is not available yet",
             "1:2",

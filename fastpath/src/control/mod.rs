@@ -2,14 +2,12 @@
 
 mod model;
 mod path_mtu;
-mod paths;
 mod retired;
 mod system;
 
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    os::fd::AsFd,
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
 };
 
@@ -24,13 +22,12 @@ use sa_store::{
 
 use self::{
     model::{Entry, Installed, Model, Undo},
-    path_mtu::Paths,
+    path_mtu::PathMtu,
     retired::Retired,
 };
 use crate::{
     backend::{Batch, Outbox, Told},
     config::InlineConfig,
-    io::errors::PathErrors,
     steer::{Changes, LocalAddress, Steering, Watch},
     tables::{Event, Inbound, Outbound, Seen},
     worker::Shared,
@@ -63,15 +60,10 @@ pub(crate) struct Control {
     /// Interfaces that lead to peers: their networks are not left clear.
     outer: BTreeSet<u32>,
     watch: Option<Watch>,
-    paths: Paths,
-    /// ICMP errors about packets that are too long for their path.
-    path_errors: Option<PathErrors>,
     /// When to put everything into the system that may not be there.
     settle_at: Option<u64>,
     next_tick: u64,
     next_mtu: u64,
-    /// When paths were last measured, and how long that took.
-    measured: (u64, u64),
     /// What the operator was warned of at the last look.
     warned: Vec<String>,
 }
@@ -92,12 +84,6 @@ impl Control {
                 tracing::warn!(%error, "changes of addresses and routes will not be noticed");
             })
             .ok();
-        let path_errors = PathErrors::open()
-            .inspect_err(|error| {
-                tracing::warn!(%error, "routers on the way with less room will not be heard");
-            })
-            .ok();
-        let paths = Paths::new(config.steering.marks().bypass, config.mtu_floor);
         Self {
             shared,
             outbox,
@@ -112,11 +98,8 @@ impl Control {
             // Nothing is known about the system yet.
             settle_at: Some(0),
             watch,
-            paths,
-            path_errors,
             next_tick: 0,
             next_mtu: 0,
-            measured: (0, 0),
             warned: Vec::new(),
         }
     }
@@ -127,9 +110,7 @@ impl Control {
         while !self.outbox.stop.load(Ordering::Acquire) {
             let changes = self.wait();
             self.shared.control.clear();
-            self.path_changes(changes.paths);
-            self.follow(Changes { paths: false, ..changes });
-            self.path_errors();
+            self.follow(changes);
             self.batches(commands);
             self.events(events);
             self.look_after();
@@ -139,12 +120,10 @@ impl Control {
 
     /// Waits for something to do; what others changed in the system.
     fn wait(&self) -> Changes {
-        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = vec![readable(self.shared.control.fd().as_fd())];
-        let watched = self.watch.iter().flat_map(|watch| watch.fds());
-        fds.extend(watched.map(|fd| readable(fd.as_fd())));
-        let watched = fds.len();
-        fds.extend(self.path_errors.iter().flat_map(PathErrors::fds).map(readable));
+        let mut fds = vec![PollFd::new(self.shared.control.fd(), PollFlags::IN)];
+        fds.extend(
+            self.watch.iter().flat_map(|w| w.fds()).map(|fd| PollFd::new(fd, PollFlags::IN)),
+        );
         let until = |at: u64| at.saturating_sub(self.shared.now());
         let tick = (!self.model.sas.is_empty()).then(|| until(self.next_tick));
         let settle = self.settle_at.map(until);
@@ -156,7 +135,7 @@ impl Control {
             });
         // An interrupted wait only looks around once more.
         let _ = poll(&mut fds, timeout.as_ref());
-        let changed = fds.iter().take(watched).skip(1).any(|fd| !fd.revents().is_empty());
+        let changed = fds.iter().skip(1).any(|fd| !fd.revents().is_empty());
         match &self.watch {
             Some(watch) if changed => watch.take(),
             _ => Changes::default(),
@@ -269,7 +248,7 @@ impl Control {
         self.model.put(id, None);
     }
 
-    fn install(&mut self, record: &SaRecord) -> Result<Installed, String> {
+    fn install(&self, record: &SaRecord) -> Result<Installed, String> {
         let used_sas = self.model.sas.len() as u64;
         Capabilities { used_sas, ..self.capabilities.clone() }.can_run(record)?;
         if self.model.sas.contains_key(&record.id) {
@@ -300,7 +279,7 @@ impl Control {
         })
     }
 
-    fn entry(&mut self, record: &SaRecord, live: Arc<LiveSa>) -> Result<Entry, String> {
+    fn entry(&self, record: &SaRecord, live: Arc<LiveSa>) -> Result<Entry, String> {
         let engines = &self.config.engines;
         match record.direction {
             Direction::Inbound => {
@@ -337,7 +316,7 @@ impl Control {
 
     /// The entry of an SA whose addresses changed: same key, same numbers.
     fn moved(
-        &mut self,
+        &self,
         before: &Installed,
         local: SocketAddr,
         remote: SocketAddr,
@@ -359,6 +338,17 @@ impl Control {
                 Entry::Out(Arc::new(outbound))
             }
         })
+    }
+
+    /// Asks the kernel for the path MTU and tells the workers what fits the path and the TUN
+    /// interface: TCP that agreed on more would depend on ICMP to learn of the latter.
+    fn measure(&self, outbound: &Outbound) {
+        let mark = self.config.steering.marks().bypass;
+        let PathMtu { mtu, cut } = path_mtu::of(outbound.local.ip(), outbound.remote.ip(), mark);
+        let interface = usize::try_from(self.config.mtu).unwrap_or(usize::MAX);
+        let fits = outbound.sa.max_inner_len(mtu).min(interface);
+        outbound.path.max_inner.store(fits, Ordering::Relaxed);
+        outbound.path.cut.store(cut, Ordering::Relaxed);
     }
 
     /// Gives the workers new tables, and tells `told` when none of them uses the old ones: what was
@@ -396,7 +386,11 @@ impl Control {
                     Event::First(id) => Notice::FirstInbound(id),
                     Event::Moved(sa, remote) => Notice::MappingChanged { sa, remote },
                     Event::TooLong(id) => {
-                        self.too_long(id);
+                        if let Some(Installed { entry: Entry::Out(outbound), .. }) =
+                            self.model.sas.get(&id)
+                        {
+                            self.measure(outbound);
+                        }
                         return None;
                     }
                 };
@@ -426,11 +420,6 @@ impl Control {
                 let reason = format!("the hard limit is reached: {limit}");
                 told.push(Told::Notice(Notice::HardExpired { sa: installed.id, reason }));
             }
-            if let Entry::Out(outbound) = &installed.entry
-                && tick
-            {
-                outbound.path.note_sent(installed.live.sequence.next());
-            }
             if let Entry::In(inbound) = &installed.entry
                 && tick
             {
@@ -443,13 +432,14 @@ impl Control {
         if tick {
             self.next_tick = now + TICK;
         }
-        let forgotten = self.paths.expire(now);
         if now >= self.next_mtu {
             self.next_mtu = now + MTU_AGE;
-            self.measure_all();
+            for installed in self.model.sas.values() {
+                if let Entry::Out(outbound) = &installed.entry {
+                    self.measure(outbound);
+                }
+            }
             self.report_warnings();
-        } else if forgotten {
-            self.measure_all();
         }
         self.outbox.tell(told);
     }

@@ -1,9 +1,9 @@
 //! What is installed, as the control thread keeps it.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hw_offload::PolicySet;
-use sa_store::{ChildId, Encapsulation, SaId, live::LiveSa};
+use sa_store::{ChildId, SaId, live::LiveSa};
 
 use crate::{
     policy::PolicyIndex,
@@ -62,20 +62,6 @@ pub(super) struct Model {
     pub active: BTreeMap<ChildId, SaId>,
     /// Inbound SAs by SPI.
     pub inbound: BTreeMap<u32, SaId>,
-    /// Outbound SAs by what their packets show on the wire.
-    pub outbound: BTreeMap<OnTheWire, SaId>,
-}
-
-/// The SPI of an outbound SA and where its packets go; no port without UDP.
-pub(super) type OnTheWire = (u32, SocketAddr);
-
-/// As [`Model::outbound`] has it.
-pub(super) fn on_the_wire(outbound: &Outbound) -> OnTheWire {
-    let mut to = SocketAddr::new(outbound.remote.ip(), 0);
-    if outbound.encapsulation() == Encapsulation::Udp {
-        to.set_port(outbound.remote.port());
-    }
-    (outbound.sa.spi().get(), to)
 }
 
 impl Model {
@@ -86,24 +72,17 @@ impl Model {
 
     /// Sets or removes an SA.
     pub(super) fn put(&mut self, id: SaId, installed: Option<Installed>) {
-        match self.sas.remove(&id).map(|installed| installed.entry) {
-            Some(Entry::In(inbound)) => {
-                self.inbound.remove(&inbound.sa.spi().get());
-            }
-            Some(Entry::Out(outbound)) => {
-                let place = on_the_wire(&outbound);
-                // Peers choose these numbers: another SA may have come to have the same.
-                if self.outbound.get(&place) == Some(&id) {
-                    self.outbound.remove(&place);
-                }
-            }
-            None => {}
+        let spi = |installed: &Installed| match &installed.entry {
+            Entry::In(inbound) => Some(inbound.sa.spi().get()),
+            Entry::Out(_) => None,
+        };
+        if let Some(spi) = self.sas.remove(&id).as_ref().and_then(spi) {
+            self.inbound.remove(&spi);
         }
         if let Some(installed) = installed {
-            match &installed.entry {
-                Entry::In(inbound) => self.inbound.insert(inbound.sa.spi().get(), id),
-                Entry::Out(outbound) => self.outbound.insert(on_the_wire(outbound), id),
-            };
+            if let Some(spi) = spi(&installed) {
+                self.inbound.insert(spi, id);
+            }
             self.sas.insert(id, installed);
         }
     }

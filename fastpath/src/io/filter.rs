@@ -8,8 +8,6 @@ use libc::sock_filter;
 
 const LD_W_ABS: u16 = 0x20;
 const LD_W_IND: u16 = 0x40;
-const LD_H_IND: u16 = 0x48;
-const LD_B_IND: u16 = 0x50;
 const LDX_B_MSH: u16 = 0xb1;
 const LDX_IMM: u16 = 0x01;
 const ALU_MOD_K: u16 = 0x94;
@@ -43,17 +41,3 @@ pub(super) fn only_spis_of(worker: u32, workers: u32, v4: bool) -> [sock_filter;
 
 /// Takes nothing: for sockets that only send.
 pub(super) const NOTHING: [sock_filter; 1] = [op(RET_K, 0)];
-
-/// Takes "fragmentation needed" (type 3, code 4) about packets of protocol 50 and UDP. Raw IPv4
-/// sockets see the IP header first.
-pub(super) const FRAGMENTATION_NEEDED: [sock_filter; 8] = [
-    op(LDX_B_MSH, 0),
-    op(LD_H_IND, 0),
-    sock_filter { code: JEQ_K, jt: 0, jf: 4, k: 0x0304 },
-    // Behind the ICMP header, the protocol of the quoted packet.
-    op(LD_B_IND, 8 + 9),
-    sock_filter { code: JEQ_K, jt: 1, jf: 0, k: 50 },
-    sock_filter { code: JEQ_K, jt: 0, jf: 1, k: 17 },
-    op(RET_K, u32::MAX),
-    op(RET_K, 0),
-];

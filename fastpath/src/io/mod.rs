@@ -4,9 +4,7 @@
 //! control messages needed here. Everything around it is ordinary code over byte slices.
 
 pub(crate) mod cmsg;
-pub(crate) mod errors;
 mod filter;
-mod sockets;
 pub(crate) mod sys;
 pub(crate) mod tun;
 pub(crate) mod wire;

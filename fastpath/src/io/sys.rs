@@ -63,10 +63,27 @@ pub(crate) fn set_int(
 }
 
 /// `setsockopt` with plain bytes (an option that holds no pointers).
-pub(crate) fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+fn set_bytes(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     let len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: the kernel reads `len` bytes from `value`, which is that long.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) })
+}
+
+/// `getsockopt` for an int.
+pub(crate) fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len: libc::socklen_t = 4;
+    // SAFETY: the kernel writes at most `len` = 4 bytes to `value` and then the length.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            ptr::from_mut(&mut value).cast(),
+            ptr::from_mut(&mut len),
+        )
+    })?;
+    Ok(value)
 }
 
 /// Attaches a classic BPF program with `name` (a filter, or the choice in a reuseport group).

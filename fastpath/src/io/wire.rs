@@ -7,20 +7,21 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
 };
 
 use esp::udp::{NAT_KEEPALIVE, NON_ESP_MARKER};
-use socket2::Socket;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     cmsg::{ControlBuilder, SocketAddress},
-    sockets::Family,
-    sys,
+    filter, sys,
 };
 use crate::error::Error;
 
+/// `UDP_NO_CHECK6_RX` of linux/udp.h, which the libc crate lacks for this target.
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
 /// What kernels before 6.9 take in one `UDP_SEGMENT` send.
 pub(crate) const MAX_SEGMENTS: usize = 64;
 /// The largest UDP payload over IPv4; IPv6's is larger by 20.
@@ -80,6 +81,21 @@ pub(crate) enum Arrival {
     Nat,
     /// Raw ESP, behind its IP header when IPv4.
     Raw,
+}
+
+/// The sockets of one family.
+#[derive(Debug)]
+struct Family {
+    v4: bool,
+    ike: Socket,
+    /// One a worker; their packets have DF set.
+    nat: Vec<Socket>,
+    /// Sends without DF.
+    nat_cut: Socket,
+    /// One a worker; their packets have DF set.
+    raw: Vec<Socket>,
+    /// Sends without DF.
+    raw_cut: Socket,
 }
 
 /// Every socket on the wire side.
@@ -170,7 +186,7 @@ impl WireSockets {
     /// Sends ESP in UDP.
     pub(crate) fn send_udp(&self, worker: usize, to: &Outgoing, data: &[u8]) -> io::Result<()> {
         let family = self.family(to.remote)?;
-        let socket = if to.df { pick(&family.nat_df, worker)? } else { &family.nat_cut };
+        let socket = if to.df { pick(&family.nat, worker)? } else { &family.nat_cut };
         let mut control = ControlBuilder::new();
         control.source(to.local.ip());
         control.tos(family.v4, to.tos);
@@ -195,7 +211,7 @@ impl WireSockets {
         packets: &[IoSlice<'_>],
     ) -> io::Result<usize> {
         let family = self.family(to.remote)?;
-        let socket = if to.df { pick(&family.raw_df, worker)? } else { &family.raw_cut };
+        let socket = if to.df { pick(&family.raw, worker)? } else { &family.raw_cut };
         let mut control = ControlBuilder::new();
         control.source(to.local.ip());
         control.tos(family.v4, to.tos);
@@ -225,4 +241,132 @@ impl WireSockets {
 
 fn pick(sockets: &[Socket], worker: usize) -> io::Result<&Socket> {
     sockets.get(worker).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+impl Family {
+    fn open(config: &WireConfig, v4: bool) -> Result<Self, Error> {
+        let any: IpAddr =
+            if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let at = |what: &'static str, port: u16| {
+            move |source| Error::Socket { what, address: (any, port).into(), source }
+        };
+        // Shares its port with nobody: a second daemon fails here.
+        let ike = udp(v4, config.mark, false, false, (any, config.ike_port).into())
+            .map_err(at("UDP", config.ike_port))?;
+        let workers = config.workers.max(1);
+        let open_nat = |df| udp(v4, config.mark, true, df, (any, config.nat_port).into());
+        let nat_failed = at("UDP", config.nat_port);
+        let nat = (0..workers)
+            .map(|_| open_nat(true))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(nat_failed)?;
+        let nat_cut = open_nat(false).map_err(nat_failed)?;
+        let modulus = u32::try_from(workers).unwrap_or(1);
+        if let Some(first) = nat.first() {
+            let program = filter::choose_by_spi(modulus);
+            sys::attach_program(first.as_fd(), libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+                .map_err(nat_failed)?;
+        }
+        for socket in &nat {
+            sys::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).map_err(nat_failed)?;
+            if !v4 {
+                // Some peers send no UDP checksum over IPv6 either (RFC 6935): ESP and IKE have
+                // integrity of their own.
+                sys::set_int(socket.as_fd(), libc::SOL_UDP, UDP_NO_CHECK6_RX, 1)
+                    .map_err(nat_failed)?;
+            }
+        }
+        let raw_failed = at("ESP", 0);
+        let raw = (0..modulus)
+            .map(|worker| {
+                let socket = raw(v4, config.mark, true)?;
+                if modulus > 1 {
+                    let program = filter::only_spis_of(worker, modulus, v4);
+                    sys::attach_program(socket.as_fd(), libc::SO_ATTACH_FILTER, &program)?;
+                }
+                Ok(socket)
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(raw_failed)?;
+        let raw_cut = raw_sender(v4, config.mark).map_err(raw_failed)?;
+        Ok(Self { v4, ike, nat, nat_cut, raw, raw_cut })
+    }
+}
+
+/// What the kernel tells about every message.
+#[derive(Clone, Copy)]
+enum Told {
+    /// Our address, DSCP and ECN.
+    All,
+    /// DSCP and ECN.
+    Class,
+    /// Nothing.
+    Nothing,
+}
+
+fn common(socket: &Socket, v4: bool, mark: u32, df: bool, told: Told) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
+    // Bursts wait here while a worker is busy; the forced size needs CAP_NET_ADMIN, and a
+    // smaller buffer is no reason to fail.
+    for (forced, plain) in
+        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+    {
+        const BUFFER: i32 = 8 << 20;
+        if sys::set_int(socket.as_fd(), libc::SOL_SOCKET, forced, BUFFER).is_err() {
+            sys::set_int(socket.as_fd(), libc::SOL_SOCKET, plain, BUFFER)?;
+        }
+    }
+    let (level, info, tos, discover) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO, libc::IP_RECVTOS, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, libc::IPV6_RECVTCLASS, libc::IPV6_MTU_DISCOVER)
+    };
+    let how = if df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+    let wanted = match told {
+        Told::All => [Some((info, 1)), Some((tos, 1)), Some((discover, how))],
+        Told::Class => [None, Some((tos, 1)), Some((discover, how))],
+        Told::Nothing => [None, None, Some((discover, how))],
+    };
+    for (name, value) in wanted.into_iter().flatten() {
+        sys::set_int(socket.as_fd(), level, name, value)?;
+    }
+    Ok(())
+}
+
+fn udp(v4: bool, mark: u32, shared: bool, df: bool, bind: SocketAddr) -> io::Result<Socket> {
+    let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if !v4 {
+        socket.set_only_v6(true)?;
+    }
+    common(&socket, v4, mark, df, Told::All)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&bind.into())?;
+    Ok(socket)
+}
+
+fn raw(v4: bool, mark: u32, df: bool) -> io::Result<Socket> {
+    let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_ESP)))?;
+    // Raw IPv4 packets come with their IP header.
+    common(&socket, v4, mark, df, if v4 { Told::Nothing } else { Told::Class })?;
+    Ok(socket)
+}
+
+fn raw_sender(v4: bool, mark: u32) -> io::Result<Socket> {
+    let socket = raw(v4, mark, false)?;
+    // Every raw socket gets a clone of every packet before its filter is asked; one that is bound
+    // to an address that no unicast packet has gets none, and its packets have the source that
+    // the kernel chooses or that they ask for all the same.
+    let nowhere: IpAddr = if v4 {
+        Ipv4Addr::BROADCAST.into()
+    } else {
+        Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 1).into()
+    };
+    socket.bind(&SocketAddr::from((nowhere, 0)).into())?;
+    sys::attach_program(socket.as_fd(), libc::SO_ATTACH_FILTER, &filter::NOTHING)?;
+    Ok(socket)
 }

@@ -22,7 +22,6 @@ mod nft;
 #[cfg(test)]
 #[path = "../../tests/common/oracle.rs"]
 mod oracle;
-pub(crate) mod path;
 mod sources;
 mod watch;
 mod ways;

@@ -30,7 +30,7 @@ const EXCL: u16 = 0x200;
 const CREATE: u16 = 0x400;
 
 const RTA_DST: u16 = 1;
-pub(super) const RTA_OIF: u16 = 4;
+const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_TABLE: u16 = 15;
@@ -163,11 +163,11 @@ impl Message {
         self
     }
 
-    pub(super) fn number(self, kind: u16, value: u32) -> Self {
+    fn number(self, kind: u16, value: u32) -> Self {
         self.attribute(kind, &value.to_ne_bytes())
     }
 
-    pub(super) fn address(self, kind: u16, address: IpAddr) -> Self {
+    fn address(self, kind: u16, address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
             IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
@@ -288,7 +288,7 @@ impl Message {
     }
 }
 
-pub(super) const fn family(v4: bool) -> u8 {
+const fn family(v4: bool) -> u8 {
     if v4 { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
 }
 

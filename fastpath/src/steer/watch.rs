@@ -32,22 +32,13 @@ pub(crate) struct Changes {
     pub down: bool,
     /// Somebody touched our nftables table, or may have.
     pub table: bool,
-    /// What fits a path may be something else now.
-    pub paths: bool,
     /// Filters of ours were taken from an interface, or may have been.
     pub filters: bool,
 }
 
 impl Changes {
-    const EVERYTHING: Self = Self {
-        addresses: true,
-        routes: true,
-        ways: true,
-        down: true,
-        table: true,
-        paths: true,
-        filters: true,
-    };
+    const EVERYTHING: Self =
+        Self { addresses: true, routes: true, ways: true, down: true, table: true, filters: true };
 }
 
 /// Sockets that become readable when the system changes around us: addresses come and go, a
@@ -95,7 +86,6 @@ impl Watch {
                 continue;
             };
             for reply in replies {
-                changes.paths |= reply.route().is_none();
                 match reply.kind {
                     RTM_NEWLINK | RTM_DELLINK => {
                         changes.addresses = true;

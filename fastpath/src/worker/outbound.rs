@@ -20,7 +20,6 @@ use crate::{
         wire::{MAX_DATAGRAM, MAX_SEGMENTS},
     },
     packet::{
-        IPV6_LEAST,
         coalesce::plain,
         gather::{Fragment, Gatherer, Later},
         header::{Gso, VnetHeader, shape},
@@ -37,6 +36,8 @@ const BURST: usize = 64;
 const READ: usize = 65_535 + 64;
 /// Reads stop filling the buffer here, so that a burst stays in the caches.
 const BUFFER: usize = 2 * READ;
+/// The least MTU of IPv6: smaller paths get outer fragments instead (RFC 8200 §5).
+const IPV6_LEAST: usize = 1280;
 /// Reads of one turn; then arrivals have theirs.
 const READS: usize = 64;
 
@@ -362,8 +363,7 @@ impl OutboundPath {
             };
             let range = &slot.range;
             let cut = entry.oversize || entry.outbound.path.cut.load(Ordering::Relaxed);
-            // Over IPv6 a packet that fits is never cut, and the kernel cuts by its own measure.
-            let df = !cut && (first.dont_fragment || entry.outbound.remote.is_ipv6());
+            let df = first.dont_fragment && !cut;
             let run = run_length(entries, &sealed, at);
             let mut to = Outgoing {
                 local: entry.outbound.local,

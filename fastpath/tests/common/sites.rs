@@ -343,56 +343,6 @@ impl Sites {
         Self { a, b }
     }
 
-    /// Two sites with a router between them, which has `mtu` octets of room on the side of b. It
-    /// stays as long as what is returned beside the sites.
-    pub(crate) fn routed(mtu: u32) -> (Self, Namespace) {
-        let (a, b, router) = (Site::new(1), Site::new(2), Namespace::new());
-        router.within(|| {
-            for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-                std::fs::write(format!("/proc/sys/net/{setting}"), "1").expect("root may");
-            }
-        });
-        for (site, mine, theirs) in [(&a, 1, 2), (&b, 2, 1)] {
-            let there = format!("side{mine}");
-            wire(&site.gateway, "wan", &router, &there);
-            for (ours, routers, via, prefix) in [
-                (
-                    format!("192.0.2.{mine}/32"),
-                    format!("198.51.{mine}.1/24"),
-                    format!("198.51.{mine}"),
-                    "192.0.2.",
-                ),
-                (
-                    format!("2001:db8::{mine}/128"),
-                    format!("fc0{mine}::1/64"),
-                    format!("fc0{mine}:"),
-                    "2001:db8::",
-                ),
-            ] {
-                let sep = if prefix.contains(':') { ":" } else { "." };
-                let len = if sep == ":" { 64 } else { 24 };
-                site.gateway.ip(&format!("addr add {ours} dev wan"));
-                site.gateway.ip(&format!("addr add {via}{sep}2/{len} dev wan"));
-                router.ip(&format!("addr add {routers} dev {there}"));
-                let family = if sep == ":" { "-6 " } else { "" };
-                let source = format!("{prefix}{mine}");
-                site.gateway.ip(&format!(
-                    "{family}route add {prefix}{theirs} via {via}{sep}1 src {source}"
-                ));
-                router.ip(&format!("{family}route add {source} via {via}{sep}2"));
-            }
-        }
-        // Captures are to see packets as a link would.
-        for (space, name) in
-            [(&a.gateway, "wan"), (&b.gateway, "wan"), (&router, "side1"), (&router, "side2")]
-        {
-            space.ip(&format!("link set {name} gso_max_segs 1"));
-        }
-        router.ip(&format!("link set side2 mtu {mtu}"));
-        b.gateway.ip(&format!("link set wan mtu {mtu}"));
-        (Self { a, b }, router)
-    }
-
     /// Both data planes with policies and a pair of SAs.
     pub(crate) fn up(&mut self, pairing: &Pairing, workers: usize) {
         for (site, a) in [(&mut self.a, true), (&mut self.b, false)] {

@@ -14,7 +14,6 @@ mod fragments;
 mod guarded;
 mod order;
 mod passing;
-mod path_mtu;
 mod process;
 mod raw;
 mod steering;

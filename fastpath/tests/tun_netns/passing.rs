@@ -126,8 +126,8 @@ fn packets_too_long_are_answered_or_cut() {
     sites.b.release();
 }
 
-/// What an operator gives a route is noticed before packets are lost, and may be less than any ESP
-/// packet is made for.
+/// The kernel believes an ICMP error down to 552 octets, also one that somebody made up; what is
+/// configured may be less than that.
 #[test]
 fn a_path_of_any_size_lets_full_packets_through() {
     for (encapsulation, mtu) in [
@@ -145,7 +145,7 @@ fn a_path_of_any_size_lets_full_packets_through() {
         transfer(&sites.a.client, &sites.b.client, "10.2.0.2", 500_000);
         transfer(&sites.a.client, &sites.b.client, "[fd02::2]", 500_000);
         let lost = sites.a.handle().counters().send_failed;
-        assert!(lost < 500, "{encapsulation} {mtu}: {lost} were lost to learn it");
+        assert!((1..500).contains(&lost), "{encapsulation} {mtu}: {lost} were lost to learn it");
         sites.a.release();
         sites.b.release();
     }

@@ -9,7 +9,6 @@ use super::reader::{At, Reader};
 pub(crate) struct RawInline<'a> {
     pub(crate) interface: Option<At<&'a str>>,
     pub(crate) workers: Option<At<Workers<'a>>>,
-    pub(crate) mtu_floor: Option<At<u64>>,
 }
 
 /// A number, or a word.
@@ -21,11 +20,10 @@ pub(crate) enum Workers<'a> {
 
 impl<'a> RawInline<'a> {
     pub(super) fn read(top: &mut Reader<'a, '_>) -> Option<Self> {
-        let mut reader = top.table("inline", &["interface", "workers", "mtu_floor"], &[])?;
+        let mut reader = top.table("inline", &["interface", "workers"], &[])?;
         Some(Self {
             interface: reader.string("interface", "\"postern0\""),
             workers: Workers::read(&mut reader),
-            mtu_floor: reader.integer("mtu_floor", "a number of octets such as 1280"),
         })
     }
 }

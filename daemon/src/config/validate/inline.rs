@@ -8,9 +8,6 @@ use super::super::{
     schema::{RawInline, Workers, shown},
 };
 
-/// Octets; see [`InlineConfig::mtu_floor`].
-const MTU_FLOOR: u16 = 1280;
-
 pub(super) fn inline(raw: &RawInline<'_>, findings: &mut Findings) -> Option<InlineConfig> {
     let interface = match &raw.interface {
         None => "postern0",
@@ -38,17 +35,5 @@ pub(super) fn inline(raw: &RawInline<'_>, findings: &mut Findings) -> Option<Inl
             return None;
         }
     };
-    let mtu_floor = match raw.mtu_floor.as_ref().map(|at| (at.value, &at.span)) {
-        None => MTU_FLOOR,
-        Some((octets @ 576..=9216, _)) => octets as u16,
-        Some((_, span)) => {
-            findings.error(
-                span.clone(),
-                "`mtu_floor` is a number of octets from 576 to 9216",
-                "1280 is the default; over IPv6 it is 1280 at least",
-            );
-            return None;
-        }
-    };
-    Some(InlineConfig { interface: interface.to_owned(), workers, mtu_floor })
+    Some(InlineConfig { interface: interface.to_owned(), workers })
 }

@@ -43,8 +43,7 @@ pub(super) fn validate(
 /// What the names of a file that may be wrong are: the default for each that is wrong.
 pub(super) fn traces(raw: &RawConfig<'_>, context: &Context<'_>) -> Traces {
     let RawGateway { control, state_dir, .. } = &raw.gateway;
-    let interface =
-        RawInline { interface: raw.inline.interface.clone(), workers: None, mtu_floor: None };
+    let interface = RawInline { interface: raw.inline.interface.clone(), workers: None };
     let findings = &mut Findings::default();
     let default = "postern0".to_owned();
     Traces {
